@@ -1,0 +1,162 @@
+package sealed
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "rewrite golden files")
+
+func sample() *Record {
+	r := &Record{
+		IdentitySeed: bytes.Repeat([]byte{0x11}, 32),
+		Modules:      []Module{{File: "00-virtio_blk.ko"}, {File: "01-aes_s390.ko", Optional: true}},
+		Root: Volume{
+			Serial: "root", Key: bytes.Repeat([]byte{0x22}, KeySize), Cipher: Cipher,
+			Offset: 16 << 20, Size: 64 << 20, FSType: "ext4",
+		},
+		Init: "/sbin/init", StopSignal: 38,
+	}
+	copy(r.ImageID[:], "image-identity-1")
+	copy(r.Root.ID[:], "volume-identity1")
+	return r
+}
+
+func TestGoldenBytes(t *testing.T) {
+	t.Parallel()
+	b, err := sample().Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const golden = "testdata/record-v1.hex"
+	got := hex.Dump(b)
+	if *update {
+		if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("encoding differs from %s (run with -update if the format changed on purpose):\n%s", golden, got)
+	}
+}
+
+func TestRoundTrip(t *testing.T) {
+	t.Parallel()
+	r := sample()
+	b, err := r.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Unmarshal(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(got, r) {
+		t.Errorf("got %v\nwants %v", got, r)
+	}
+	b.Wipe()
+	if !bytes.Equal(got.Root.Key, r.Root.Key) {
+		t.Error("parsed record shares memory with its encoding")
+	}
+	if s := fmt.Sprintf("%+v", got); strings.Contains(s, "34 34") || !strings.Contains(s, "[redacted]") {
+		t.Errorf("record prints its key: %s", s)
+	}
+}
+
+func TestCheckRefusals(t *testing.T) {
+	t.Parallel()
+	cases := map[string]func(*Record){
+		"image id":         func(r *Record) { r.ImageID = [IDSize]byte{} },
+		"identity seed":    func(r *Record) { r.IdentitySeed = r.IdentitySeed[:31] },
+		"too many modules": func(r *Record) { r.Modules = make([]Module, MaxModules+1) },
+		"module path":      func(r *Record) { r.Modules[0].File = "../x.ko" },
+		"module no .ko":    func(r *Record) { r.Modules[0].File = "x.sh" },
+		"module twice":     func(r *Record) { r.Modules[1].File = r.Modules[0].File },
+		"init relative":    func(r *Record) { r.Init = "sbin/init" },
+		"init dot dot":     func(r *Record) { r.Init = "/sbin/../init" },
+		"init blank":       func(r *Record) { r.Init = "/sbin/in it" },
+		"init root":        func(r *Record) { r.Init = "/" },
+		"signal 0":         func(r *Record) { r.StopSignal = 0 },
+		"signal 65":        func(r *Record) { r.StopSignal = 65 },
+		"volume id":        func(r *Record) { r.Root.ID = [IDSize]byte{} },
+		"serial long":      func(r *Record) { r.Root.Serial = strings.Repeat("a", 21) },
+		"serial slash":     func(r *Record) { r.Root.Serial = "a/b" },
+		"key short":        func(r *Record) { r.Root.Key = r.Root.Key[:32] },
+		"null cipher":      func(r *Record) { r.Root.Cipher = "cipher_null-ecb" },
+		"offset unaligned": func(r *Record) { r.Root.Offset = 512 },
+		"size zero":        func(r *Record) { r.Root.Size = 0 },
+		"range overflow":   func(r *Record) { r.Root.Offset = ^uint64(0) - 4095 },
+		"file system":      func(r *Record) { r.Root.FSType = "vfat" },
+	}
+	for name, spoil := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := sample()
+			spoil(r)
+			if _, err := r.Marshal(); !errors.Is(err, ErrInvalid) {
+				t.Errorf("Marshal: %v", err)
+			}
+		})
+	}
+}
+
+func TestUnmarshalRefusals(t *testing.T) {
+	t.Parallel()
+	whole, err := sample().Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range whole {
+		if _, err := Unmarshal(whole[:n]); !errors.Is(err, ErrInvalid) {
+			t.Fatalf("first %d bytes: %v", n, err)
+		}
+	}
+	cases := map[string][]byte{
+		"trailing byte": append(bytes.Clone(whole), 0),
+		"too large":     make([]byte, MaxSize+1),
+		"version":       edit(whole, 9, 2),
+		"magic":         edit(whole, 0, 's'),
+		"flag":          edit(whole, len(whole)-1, 2),
+	}
+	for name, b := range cases {
+		if _, err := Unmarshal(b); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func edit(b []byte, at int, v byte) []byte {
+	c := bytes.Clone(b)
+	c[at] = v
+	return c
+}
+
+func FuzzUnmarshal(f *testing.F) {
+	whole, err := sample().Marshal()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add([]byte(whole))
+	f.Add([]byte(magic))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := Unmarshal(b)
+		if err != nil {
+			return
+		}
+		again, err := r.Marshal()
+		if err != nil || !bytes.Equal(again, b) {
+			t.Fatalf("parsed record re-encodes to other bytes: %v", err)
+		}
+	})
+}
