@@ -1,0 +1,180 @@
+// Package outfile makes output files and folders that appear complete or not
+// at all.
+//
+// Work goes to a temporary sibling; [File.Commit] and [Dir.Commit] flush it to
+// disk and move it to its name without replacing what may have appeared there
+// meanwhile. Whether the name is free is asked before the work too, so that an
+// hour's work is not lost to a name that was taken from the start.
+package outfile
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// ErrExists says that the output's name is taken.
+var ErrExists = errors.New("output exists already")
+
+// File is an output file in the making. Its owner ends it by Commit or Abort;
+// Abort after Commit does nothing, so it can be deferred.
+type File struct {
+	*os.File
+	path    string
+	replace bool
+	done    bool
+}
+
+// Create starts the file that Commit will put at path, with these permissions.
+// With replace an existing regular file gives way at Commit.
+func Create(path string, mode os.FileMode, replace bool) (*File, error) {
+	if err := free(path, replace); err != nil {
+		return nil, err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".part-*")
+	if err != nil {
+		return nil, fmt.Errorf("create %s: %w", path, err)
+	}
+	if err := f.Chmod(mode); err != nil {
+		f.Close()
+		os.Remove(f.Name())
+		return nil, fmt.Errorf("create %s: %w", path, err)
+	}
+	return &File{File: f, path: path, replace: replace}, nil
+}
+
+// Commit flushes the file, closes it and gives it its name.
+func (f *File) Commit() error {
+	defer f.Abort()
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("write %s: %w", f.path, err)
+	}
+	if err := f.Close(); err != nil {
+		return fmt.Errorf("write %s: %w", f.path, err)
+	}
+	move := renameNew
+	if f.replace {
+		move = os.Rename
+	}
+	if err := finish(move, f.Name(), f.path); err != nil {
+		return err
+	}
+	f.done = true
+	return nil
+}
+
+// Abort closes and removes the file unless it was committed.
+func (f *File) Abort() {
+	if f.done {
+		return
+	}
+	f.done = true
+	f.Close()
+	os.Remove(f.Name())
+}
+
+// Dir is an output folder in the making. Its owner ends it by Commit or Abort.
+type Dir struct {
+	Path string // where to work: the temporary folder
+	path string
+	done bool
+}
+
+// CreateDir starts the folder that Commit will put at path, with these
+// permissions.
+func CreateDir(path string, mode os.FileMode) (*Dir, error) {
+	path = filepath.Clean(path)
+	if err := free(path, false); err != nil {
+		return nil, err
+	}
+	tmp, err := os.MkdirTemp(filepath.Dir(path), "."+filepath.Base(path)+".part-*")
+	if err != nil {
+		return nil, fmt.Errorf("create %s: %w", path, err)
+	}
+	if err := os.Chmod(tmp, mode); err != nil {
+		os.Remove(tmp)
+		return nil, fmt.Errorf("create %s: %w", path, err)
+	}
+	return &Dir{Path: tmp, path: path}, nil
+}
+
+// Join returns the path of a name in the temporary folder.
+func (d *Dir) Join(name string) string { return filepath.Join(d.Path, name) }
+
+// WriteFile writes a small file into the folder and flushes it.
+func (d *Dir) WriteFile(name string, data []byte, mode os.FileMode) error {
+	f, err := os.OpenFile(d.Join(name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", filepath.Join(d.path, name), err)
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("write %s: %w", filepath.Join(d.path, name), err)
+	}
+	return nil
+}
+
+// Commit gives the folder its name. Files in it were flushed by who wrote them.
+func (d *Dir) Commit() error {
+	defer d.Abort()
+	if err := syncDir(d.Path); err != nil {
+		return fmt.Errorf("write %s: %w", d.path, err)
+	}
+	if err := finish(renameNew, d.Path, d.path); err != nil {
+		return err
+	}
+	d.done = true
+	return nil
+}
+
+// Withdraw takes a committed folder away again, for a caller whose next step
+// failed and that owes its own caller all or nothing.
+func (d *Dir) Withdraw() { os.RemoveAll(d.path) }
+
+// Abort removes the folder and what is in it unless it was committed.
+func (d *Dir) Abort() {
+	if d.done {
+		return
+	}
+	d.done = true
+	os.RemoveAll(d.Path)
+}
+
+func free(path string, replace bool) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("create %s: %w", path, err)
+	case replace && info.Mode().IsRegular():
+		return nil
+	}
+	return exists(path)
+}
+
+func exists(path string) error {
+	return fmt.Errorf("create %s: %w: remove it or choose another name", path, ErrExists)
+}
+
+func finish(move func(from, to string) error, from, to string) error {
+	if err := move(from, to); errors.Is(err, os.ErrExist) {
+		return exists(to)
+	} else if err != nil {
+		return fmt.Errorf("create %s: %w", to, err)
+	}
+	if err := syncDir(filepath.Dir(to)); err != nil {
+		return fmt.Errorf("write %s: %w", to, err)
+	}
+	return nil
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
