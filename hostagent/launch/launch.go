@@ -1,0 +1,89 @@
+// Package launch starts processes that outlive hostagent, finds them again and
+// tells when and how they end.
+//
+// A [Launcher] decides where a process lives; [Direct] makes it a child of
+// hostagent in a session of its own. What is known of a process is its
+// [Identity], which hostagent stores: it stays true after a restart of hostagent
+// and cannot be confused with a later process of the same number.
+package launch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+)
+
+// ErrGone says that the process of an Identity no longer exists: it ended, its
+// number belongs to another process now, or the machine was booted since.
+var ErrGone = errors.New("process is gone")
+
+// Launcher starts processes and takes over those that an earlier hostagent left.
+type Launcher interface {
+	// Start runs a program. The context bounds the start, not the process.
+	Start(ctx context.Context, spec Spec) (Process, error)
+
+	// Adopt takes over a running process. It returns an error that wraps
+	// ErrGone unless exactly that process still runs.
+	Adopt(ctx context.Context, id Identity) (Process, error)
+
+	// FindOrphans takes over every process of this user whose argument vector
+	// holds "-uuid" followed by this UUID: what a hostagent left that was killed
+	// between the start and storing the Identity.
+	FindOrphans(ctx context.Context, uuid string) ([]Process, error)
+}
+
+// Spec says what to start.
+type Spec struct {
+	Name string   // guest's name, for messages and unit names
+	UUID string   // guest's UUID; must be in Argv as the argument after "-uuid"
+	Argv []string // Argv[0] is the program: a path, or a name looked up in PATH
+	Dir  string   // working directory
+	// LogPath is the file that standard output and error are appended to, mode
+	// 0600. Standard input is /dev/null.
+	LogPath string
+	// Env is the whole environment. nil means PATH alone: nothing of
+	// hostagent's own (NOTIFY_SOCKET, LISTEN_FDS) leaks.
+	Env []string
+}
+
+// Identity names one process for good.
+type Identity struct {
+	PID        int    `json:"pid"`
+	StartTicks uint64 `json:"start_ticks"` // field 22 of /proc/PID/stat: clock ticks since boot
+	BootID     string `json:"boot_id"`     // /proc/sys/kernel/random/boot_id
+}
+
+// Process is a started or adopted process.
+type Process interface {
+	Identity() Identity
+
+	// Exited is closed once the process has ended and Exit is valid.
+	Exited() <-chan struct{}
+
+	// Exit tells how the process ended; the zero value before that.
+	Exit() Exit
+
+	// Kill ends the process with SIGKILL and waits until it has ended or the
+	// context is done. Killing an ended process is no error.
+	Kill(ctx context.Context) error
+}
+
+// Exit is how a process ended.
+type Exit struct {
+	Code   int            // exit status if it exited by itself
+	Signal syscall.Signal // signal that ended it, or 0
+	// Known is false for an adopted process: the kernel tells only a parent.
+	Known bool
+}
+
+// String is a phrase for messages, such as "exit status 1".
+func (e Exit) String() string {
+	switch {
+	case !e.Known:
+		return "ended, exit status unknown"
+	case e.Signal != 0:
+		return fmt.Sprintf("killed by signal %d (%s)", int(e.Signal), e.Signal)
+	}
+	return fmt.Sprintf("exit status %d", e.Code)
+}

@@ -1,0 +1,210 @@
+// Package qemu knows QEMU: the argument vector of a guest ([Args], a file per
+// device), which releases serve ([Version]) and how to speak to a running one
+// ([Monitor], the QMP client).
+//
+// A guest's devices are few and the same on every platform: the SCLP console,
+// virtio-blk and virtio-scsi disks, virtio-serial with the readiness port and, if
+// asked for, virtio-net. Each virtio device has iommu_platform=on, so the
+// guest's driver reaches only the pages that the guest shares (the bounce
+// buffers). What Secure Execution cannot have has no field here at all: no
+// memory balloon, no huge pages, no device pass-through, no save and restore.
+package qemu
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"strings"
+)
+
+// Config says what one QEMU process runs. The caller fills in the guest's own
+// facts; a platform (package platform) fills in Accel, CPU, Confidential,
+// MemoryFile, GDBSocket and Stopped. Every path is absolute.
+type Config struct {
+	Name   string // guest name: a-z, 0-9 and '-', 1 to 63 characters
+	UUID   string // 8-4-4-4-12 lower-case hex; finds the process after a restart
+	Binary string // QEMU program: path, or a name looked up in PATH
+
+	MemoryMiB int // guest memory in MiB
+	CPUs      int // virtual CPUs
+
+	Kernel string // the SE boot image
+
+	Disks []Disk
+	Net   *Net // nil: no network
+
+	ConsolePath     string // file that the console's output is appended to
+	ReadinessSocket string // unix socket that QEMU serves the readiness port on
+	QMPSocket       string // unix socket that QEMU serves QMP on
+
+	// RuntimeDir is the folder of files that live as long as the process; a
+	// platform puts its own there. It must be private to hostagent's user.
+	RuntimeDir string
+
+	// Sandbox turns on QEMU's own seccomp filter; see [Release].
+	Sandbox bool
+
+	// The rest belongs to the platform.
+
+	Accel        string // "kvm" or "tcg"
+	CPU          string // CPU model: "host", "max"
+	Confidential bool   // the machine carries an s390-pv-guest object
+	MemoryFile   string // guest memory lies in this file, shared; "": anonymous memory
+	GDBSocket    string // unix socket of the gdb stub; "": no stub
+	Stopped      bool   // QEMU waits for cont (or the debugger) before the first instruction
+}
+
+// Disk is one disk of the guest: a raw image in a file.
+type Disk struct {
+	Path     string // image file
+	Serial   string // serial number that the guest finds the disk by, 1 to 20 characters of a-z, A-Z, 0-9, '.', '_', '-'
+	ReadOnly bool
+	Bus      Bus   // "" means VirtioBlk
+	Cache    Cache // "" means Writeback
+}
+
+// Bus is how a disk is attached.
+type Bus string
+
+// The two buses that a guest's driver for Secure Execution exists for.
+const (
+	VirtioBlk  Bus = "virtio-blk"
+	VirtioSCSI Bus = "virtio-scsi"
+)
+
+// Cache says what the host may hold back of a disk's writes. There is no unsafe
+// mode: the guest's flushes always reach the host's storage.
+type Cache string
+
+// Cache modes.
+const (
+	Writeback Cache = "writeback" // through the host's page cache
+	Direct    Cache = "direct"    // O_DIRECT; the file system must support it
+)
+
+// Net is the guest's one network interface. Exactly one of Tap and User is set.
+type Net struct {
+	MAC  string // six octets, lower-case hex with colons
+	Tap  string // name of an existing tap interface
+	User bool   // QEMU's user-mode network: outgoing connections only, for development
+}
+
+// ErrConfig is wrapped by every error about a Config.
+var ErrConfig = errors.New("invalid QEMU configuration")
+
+// MaxMemoryMiB and MaxCPUs bound what a guest may ask for: 4 TiB and the number
+// of CPUs that s390-ccw-virtio has.
+const (
+	MaxMemoryMiB = 4 << 20
+	MaxCPUs      = 248
+	maxDisks     = 32
+)
+
+// maxSocketPath is sun_path's room less its NUL.
+const maxSocketPath = 107
+
+var (
+	nameForm   = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+	uuidForm   = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
+	serialForm = regexp.MustCompile(`^[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,19}$`)
+	macForm    = regexp.MustCompile(`^[0-9a-f]{2}(:[0-9a-f]{2}){5}$`)
+	tapForm    = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,14}$`) // IFNAMSIZ less NUL
+	cpuForm    = regexp.MustCompile(`^[a-z0-9][a-zA-Z0-9._-]{0,40}(,[a-z0-9-]+=(on|off))*$`)
+)
+
+// Check reports the first value that QEMU could not run with or could
+// misunderstand.
+func (c *Config) Check() error {
+	switch {
+	case !nameForm.MatchString(c.Name):
+		return invalid("guest name %q is not 1 to 63 characters of a-z, 0-9 and '-'", c.Name)
+	case !uuidForm.MatchString(c.UUID):
+		return invalid("UUID %q is not 8-4-4-4-12 lower-case hex digits", c.UUID)
+	case c.Binary == "":
+		return invalid("no QEMU program")
+	case c.MemoryMiB < 1 || c.MemoryMiB > MaxMemoryMiB:
+		return invalid("memory of %d MiB is not in 1..%d", c.MemoryMiB, MaxMemoryMiB)
+	case c.CPUs < 1 || c.CPUs > MaxCPUs:
+		return invalid("%d CPUs is not in 1..%d", c.CPUs, MaxCPUs)
+	case c.Accel != "kvm" && c.Accel != "tcg":
+		return invalid("accelerator %q is neither kvm nor tcg", c.Accel)
+	case c.Accel == "tcg" && c.Confidential:
+		return invalid("an s390-pv-guest needs kvm")
+	case !cpuForm.MatchString(c.CPU):
+		return invalid("CPU model %q", c.CPU)
+	case c.QMPSocket == "":
+		return invalid("no QMP socket: nothing could start or stop the guest")
+	case len(c.Disks) > maxDisks:
+		return invalid("%d disks, at most %d", len(c.Disks), maxDisks)
+	}
+	paths := map[string]string{
+		"kernel": c.Kernel, "console": c.ConsolePath, "memory file": c.MemoryFile,
+		"readiness socket": c.ReadinessSocket, "QMP socket": c.QMPSocket, "gdb socket": c.GDBSocket,
+	}
+	for what, p := range paths {
+		if p == "" && what != "kernel" {
+			continue
+		}
+		if err := checkPath(what, p); err != nil {
+			return err
+		}
+		if strings.HasSuffix(what, "socket") && len(p) > maxSocketPath {
+			return invalid("%s path %q has %d bytes, a unix socket has room for %d", what, p, len(p), maxSocketPath)
+		}
+	}
+	serials := make(map[string]bool)
+	for _, d := range c.Disks {
+		if err := d.check(); err != nil {
+			return err
+		}
+		if serials[d.Serial] {
+			return invalid("disk serial %q is used twice", d.Serial)
+		}
+		serials[d.Serial] = true
+	}
+	if c.Net != nil {
+		return c.Net.check()
+	}
+	return nil
+}
+
+func (d *Disk) check() error {
+	switch {
+	case !serialForm.MatchString(d.Serial):
+		return invalid("disk serial %q is not 1 to 20 characters of a-z, A-Z, 0-9, '.', '_' and '-'", d.Serial)
+	case d.Bus != "" && d.Bus != VirtioBlk && d.Bus != VirtioSCSI:
+		return invalid("disk %s has unknown bus %q", d.Serial, d.Bus)
+	case d.Cache != "" && d.Cache != Writeback && d.Cache != Direct:
+		return invalid("disk %s has unknown cache mode %q", d.Serial, d.Cache)
+	}
+	return checkPath("disk "+d.Serial, d.Path)
+}
+
+func (n *Net) check() error {
+	switch {
+	case !macForm.MatchString(n.MAC):
+		return invalid("MAC address %q is not six octets in lower-case hex", n.MAC)
+	case n.User == (n.Tap != ""):
+		return invalid("network wants either a tap interface or user mode")
+	case n.Tap != "" && !tapForm.MatchString(n.Tap):
+		return invalid("tap interface %q is no interface name", n.Tap)
+	}
+	return nil
+}
+
+// checkPath wants what no quoting can go wrong with: absolute, clean, without
+// control characters.
+func checkPath(what, path string) error {
+	switch {
+	case !filepath.IsAbs(path) || filepath.Clean(path) != path:
+		return invalid("%s path %q is not absolute and clean", what, path)
+	case strings.ContainsFunc(path, func(r rune) bool { return r < ' ' || r == 0x7f || r == '�' }):
+		return invalid("%s path %q holds control or undecodable characters", what, path)
+	}
+	return nil
+}
+
+func invalid(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrConfig, fmt.Sprintf(format, args...))
+}
