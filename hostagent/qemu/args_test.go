@@ -1,0 +1,222 @@
+package qemu
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "write golden files")
+
+// full is a guest with one of each device.
+func full() *Config {
+	return &Config{
+		Name: "web-1", UUID: "6d1f3d90-8c86-4a2f-9d3c-3d2f1e0a9b8c", Binary: "qemu-system-s390x",
+		MemoryMiB: 512, CPUs: 2, Kernel: "/state/guests/web-1/boot.seimg",
+		Disks: []Disk{
+			{Path: "/state/guests/web-1/root.img", Serial: "root"},
+			{Path: "/state/guests/web-1/data.img", Serial: "data", ReadOnly: true, Bus: VirtioSCSI},
+			{Path: "/state/guests/web-1/more.img", Serial: "more", Bus: VirtioBlk, Cache: Direct},
+		},
+		Net:         &Net{MAC: "52:54:00:12:34:56", User: true},
+		ConsolePath: "/state/guests/web-1/console.log", ReadinessSocket: "/run/guests/web-1/readiness.sock",
+		QMPSocket: "/run/guests/web-1/qmp.sock", RuntimeDir: "/run/guests/web-1",
+		Sandbox: true, Accel: "kvm", CPU: "host", Confidential: true, Stopped: true,
+	}
+}
+
+// golden compares an argument vector, one argument a line, options with their
+// value, with a file.
+func golden(t *testing.T, name string, argv []string) {
+	t.Helper()
+	var b strings.Builder
+	b.WriteString(argv[0])
+	for _, arg := range argv[1:] {
+		if strings.HasPrefix(arg, "-") {
+			b.WriteString("\n" + arg)
+		} else {
+			b.WriteString(" " + arg)
+		}
+	}
+	got := b.String() + "\n"
+	path := filepath.Join("testdata", name+".argv")
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s differs (go test -update writes it anew):\n%s", path, got)
+	}
+}
+
+func TestArgsOfEachDevice(t *testing.T) {
+	t.Parallel()
+	argv, err := Args(full())
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "full", argv)
+
+	least := &Config{
+		Name: "least", UUID: full().UUID, Binary: "/usr/bin/qemu-system-s390x", MemoryMiB: 64, CPUs: 1,
+		Kernel: "/k", QMPSocket: "/q", Accel: "tcg", CPU: "max",
+	}
+	if argv, err = Args(least); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "least", argv)
+
+	tap := full()
+	tap.Net = &Net{MAC: "52:54:00:12:34:56", Tap: "tap.web-1"}
+	if argv, err = Args(tap); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "tap", argv)
+}
+
+// Whatever Args makes of a valid configuration, every virtio device has
+// iommu_platform=on and nothing that Secure Execution cannot have is there.
+func TestArgsKeepTheRules(t *testing.T) {
+	t.Parallel()
+	argv, err := Args(full())
+	if err != nil {
+		t.Fatal(err)
+	}
+	virtio := 0
+	for i, arg := range argv {
+		for _, banned := range []string{"balloon", "vfio", "hugetlb", "mem-prealloc", "-mem-path", "migrat", "loadvm", "-daemonize"} {
+			if strings.Contains(arg, banned) {
+				t.Errorf("argument %q holds %s", arg, banned)
+			}
+		}
+		if argv[max(i-1, 0)] != "-device" {
+			continue
+		}
+		var device map[string]any
+		if err := json.Unmarshal([]byte(arg), &device); err != nil {
+			t.Fatalf("%v in %s", err, arg)
+		}
+		if strings.HasPrefix(device["driver"].(string), "virtio-") {
+			virtio++
+			if device["iommu_platform"] != true {
+				t.Errorf("no iommu_platform: %s", arg)
+			}
+		}
+	}
+	if virtio != 5 { // serial, scsi, two blk, net
+		t.Errorf("%d virtio devices", virtio)
+	}
+}
+
+// A path keeps its meaning whatever it is made of.
+func TestArgsQuotePaths(t *testing.T) {
+	t.Parallel()
+	const odd = `/a,b=c "d" \e' <é>&%s,`
+	c := full()
+	c.Kernel, c.ConsolePath, c.QMPSocket, c.Disks[0].Path, c.MemoryFile = odd, odd, odd, odd, odd
+	argv, err := Args(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after := func(option, holds string) string {
+		for i, arg := range argv[1:] {
+			if argv[i] == option && strings.Contains(arg, holds) {
+				return arg
+			}
+		}
+		t.Fatalf("no %s with %s", option, holds)
+		return ""
+	}
+	for _, option := range [][2]string{{"-blockdev", "disk0-file"}, {"-object", "memory-backend-file"}} {
+		var o map[string]any
+		if err := json.Unmarshal([]byte(after(option[0], option[1])), &o); err != nil {
+			t.Fatal(err)
+		}
+		if o["filename"] != odd && o["mem-path"] != odd {
+			t.Errorf("%s: path became %q %q", option, o["filename"], o["mem-path"])
+		}
+	}
+	double := strings.ReplaceAll(odd, ",", ",,")
+	if got, want := after("-chardev", "file"), "file,id=console,path="+double+",append=on"; got != want {
+		t.Errorf("console %q, want %q", got, want)
+	}
+	if got, want := after("-chardev", "id=qmp"), "socket,id=qmp,path="+double+",server=on,wait=off"; got != want {
+		t.Errorf("monitor %q, want %q", got, want)
+	}
+	if got := after("-kernel", ""); got != odd {
+		t.Errorf("kernel %q", got)
+	}
+}
+
+func TestConfigRefusals(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name   string
+		change func(*Config)
+		words  string
+	}{
+		{"empty name", func(c *Config) { c.Name = "" }, "guest name"},
+		{"name that adds an option", func(c *Config) { c.Name = "a,process=x" }, "guest name"},
+		{"name with slash", func(c *Config) { c.Name = "../a" }, "guest name"},
+		{"long name", func(c *Config) { c.Name = strings.Repeat("a", 64) }, "guest name"},
+		{"upper-case UUID", func(c *Config) { c.UUID = strings.ToUpper(c.UUID) }, "UUID"},
+		{"no UUID", func(c *Config) { c.UUID = "" }, "UUID"},
+		{"no program", func(c *Config) { c.Binary = "" }, "program"},
+		{"no memory", func(c *Config) { c.MemoryMiB = 0 }, "memory"},
+		{"too much memory", func(c *Config) { c.MemoryMiB = MaxMemoryMiB + 1 }, "memory"},
+		{"no CPU", func(c *Config) { c.CPUs = 0 }, "CPUs"},
+		{"too many CPUs", func(c *Config) { c.CPUs = MaxCPUs + 1 }, "CPUs"},
+		{"unknown accelerator", func(c *Config) { c.Accel = "hvf" }, "accelerator"},
+		{"no accelerator", func(c *Config) { c.Accel = "" }, "accelerator"},
+		{"secure guest without kvm", func(c *Config) { c.Accel = "tcg" }, "s390-pv-guest"},
+		{"CPU that adds an option", func(c *Config) { c.CPU = "host -device x" }, "CPU model"},
+		{"no kernel", func(c *Config) { c.Kernel = "" }, "kernel path"},
+		{"relative kernel", func(c *Config) { c.Kernel = "boot.seimg" }, "kernel path"},
+		{"no monitor", func(c *Config) { c.QMPSocket = "" }, "QMP socket"},
+		{"long socket path", func(c *Config) { c.QMPSocket = "/" + strings.Repeat("a", 107) }, "room for 107"},
+		{"unclean path", func(c *Config) { c.ConsolePath = "/a/../b" }, "console path"},
+		{"line end in a path", func(c *Config) { c.ConsolePath = "/a\nb" }, "control"},
+		{"path that is not UTF-8", func(c *Config) { c.Disks[0].Path = "/a\xff" }, "undecodable"},
+		{"disk without serial", func(c *Config) { c.Disks[0].Serial = "" }, "serial"},
+		{"long serial", func(c *Config) { c.Disks[0].Serial = strings.Repeat("a", 21) }, "serial"},
+		{"serial twice", func(c *Config) { c.Disks[1].Serial = c.Disks[0].Serial }, "twice"},
+		{"unknown bus", func(c *Config) { c.Disks[0].Bus = "ide" }, "bus"},
+		{"unsafe cache", func(c *Config) { c.Disks[0].Cache = "unsafe" }, "cache"},
+		{"too many disks", func(c *Config) { c.Disks = make([]Disk, maxDisks+1) }, "disks"},
+		{"network without backend", func(c *Config) { c.Net.User = false }, "tap"},
+		{"network with two backends", func(c *Config) { c.Net.Tap = "t" }, "tap"},
+		{"bad MAC", func(c *Config) { c.Net.MAC = "52:54:00:12:34" }, "MAC"},
+		{"long tap name", func(c *Config) { c.Net = &Net{MAC: c.Net.MAC, Tap: strings.Repeat("t", 16)} }, "tap interface"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			cfg := full()
+			c.change(cfg)
+			argv, err := Args(cfg)
+			if !errors.Is(err, ErrConfig) || !strings.Contains(err.Error(), c.words) || argv != nil {
+				t.Errorf("Args = %q, %v; want an error about %s", argv, err, c.words)
+			}
+		})
+	}
+}
+
+func TestLimitsThatJustFit(t *testing.T) {
+	t.Parallel()
+	c := full()
+	c.Name, c.MemoryMiB, c.CPUs = strings.Repeat("a", 63), MaxMemoryMiB, MaxCPUs
+	c.QMPSocket = "/" + strings.Repeat("a", 106)
+	c.Disks[0].Serial = strings.Repeat("a", 20)
+	c.Net = &Net{MAC: c.Net.MAC, Tap: strings.Repeat("t", 15)}
+	if _, err := Args(c); err != nil {
+		t.Error(err)
+	}
+}
