@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // bootTimeout bounds the stand-in's work on one guest; gigabytes of image take
@@ -31,6 +32,15 @@ func (p Emulated) Boot(ctx context.Context, spec BootSpec) error {
 	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
 	defer cancel()
 	cfg := spec.Config
+	// QEMU answers once its machine is complete: guest memory is there, and the
+	// image lies in it.
+	status, err := spec.Monitor.Status(ctx)
+	if err != nil {
+		return fmt.Errorf("boot guest: %w", err)
+	}
+	if status.Running {
+		return errors.New("boot guest: it runs already, past the ultravisor")
+	}
 	// Neither is of use once the stand-in has come to its end.
 	defer os.Remove(cfg.GDBSocket)
 	defer os.Remove(cfg.MemoryFile)
@@ -93,5 +103,5 @@ const maxWords = 4096
 
 // oneLine makes foreign text fit for one line of a log.
 func oneLine(s string) string {
-	return strings.Join(strings.FieldsFunc(strings.ToValidUTF8(s, "?"), func(r rune) bool { return r <= ' ' || r == 0x7f }), " ")
+	return strings.Join(strings.FieldsFunc(strings.ToValidUTF8(s, "?"), func(r rune) bool { return r == ' ' || !unicode.IsPrint(r) }), " ")
 }

@@ -41,6 +41,10 @@ func parseResult(text []byte) (result, error) {
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return result{}, errors.New("read result: text after it")
 	}
+	if r.Refused != nil {
+		r.Refused.Words = oneLine(r.Refused.Words)
+	}
+	r.Failed = oneLine(r.Failed)
 	members := 0
 	for _, set := range []bool{r.Running, r.Refused != nil, r.Failed != ""} {
 		if set {
@@ -50,9 +54,5 @@ func parseResult(text []byte) (result, error) {
 	if members != 1 {
 		return result{}, errors.New("read result: not one of running, refused and failed")
 	}
-	if r.Refused != nil {
-		r.Refused.Words = oneLine(r.Refused.Words)
-	}
-	r.Failed = oneLine(r.Failed)
 	return r, nil
 }

@@ -97,7 +97,6 @@ func (s *standIn) boot(ctx context.Context) error {
 	defer key.Wipe()
 	dialing, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	// QEMU serves the socket only once it has made the memory file.
 	gdb, err := qemu.DialSocket(dialing, s.gdb)
 	if err != nil {
 		return fmt.Errorf("connect to gdb stub: %w", err)
