@@ -98,10 +98,13 @@ func play(role string, args []string) {
 // runnable skips where the test binary cannot be started.
 func runnable(t *testing.T) {
 	t.Helper()
-	if err := exec.Command(os.Args[0], "stand-in", "silent").Run(); errors.Is(err, syscall.ENOEXEC) {
+	if errors.Is(runSelf(), syscall.ENOEXEC) {
 		t.Skip("the kernel cannot run this test's own program: emulation by qemu-user without binfmt_misc")
 	}
 }
+
+// runSelf tells whether the test binary can be started as a process.
+var runSelf = sync.OnceValue(func() error { return exec.Command(os.Args[0], "stand-in", "silent").Run() })
 
 // fakeQMP serves QMP on a socket, with this answer to query-status, and records
 // the commands.
