@@ -102,6 +102,14 @@ func CreateDir(path string, mode os.FileMode) (*Dir, error) {
 // Join returns the path of a name in the temporary folder.
 func (d *Dir) Join(name string) string { return filepath.Join(d.Path, name) }
 
+// Mkdir makes a folder in the folder.
+func (d *Dir) Mkdir(name string, mode os.FileMode) error {
+	if err := os.Mkdir(d.Join(name), mode); err != nil {
+		return fmt.Errorf("create %s: %w", filepath.Join(d.path, name), err)
+	}
+	return nil
+}
+
 // WriteFile writes a small file into the folder and flushes it.
 func (d *Dir) WriteFile(name string, data []byte, mode os.FileMode) error {
 	f, err := os.OpenFile(d.Join(name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)

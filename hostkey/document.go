@@ -1,0 +1,93 @@
+// Package hostkey reads and verifies host key documents: X.509 certificates of
+// a host's P-521 public key, issued by the IBM Z signing key.
+//
+// A key slot in an SE image is for the key in such a document, so whoever
+// slips a document of his own into a build can open the image. [Verify] is
+// what stands against that.
+package hostkey
+
+import (
+	"crypto/ecdh"
+	"crypto/ecdsa"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+)
+
+// ErrDocument says that bytes are no host key document.
+var ErrDocument = errors.New("not a host key document")
+
+// Document is a parsed host key document.
+type Document struct {
+	Cert *x509.Certificate
+	Key  *ecdsa.PublicKey // on P-521
+
+	point *ecdh.PublicKey
+}
+
+// Parse parses a host key document, PEM or DER. Only the first certificate of
+// a PEM file counts; the warnings say so when there are more.
+func Parse(data []byte) (*Document, []string, error) {
+	if len(data) > MaxSize {
+		return nil, nil, fmt.Errorf("%w: %d bytes, at most %d", ErrDocument, len(data), MaxSize)
+	}
+	certs, err := ParseCertificates(data)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", ErrDocument, err)
+	}
+	doc := &Document{Cert: certs[0]}
+	var ok bool
+	if doc.Key, ok = doc.Cert.PublicKey.(*ecdsa.PublicKey); !ok {
+		return nil, nil, fmt.Errorf("%w: it certifies a key of type %s: %w", ErrDocument, doc.Cert.PublicKeyAlgorithm, ErrCurve)
+	}
+	if doc.point, err = doc.Key.ECDH(); err != nil || doc.point.Curve() != ecdh.P521() {
+		return nil, nil, fmt.Errorf("%w: it certifies a key on %s: %w", ErrDocument, doc.Key.Params().Name, ErrCurve)
+	}
+	var warnings []string
+	if len(certs) > 1 {
+		warnings = append(warnings, fmt.Sprintf("it holds %d certificates, only the first one counts", len(certs)))
+	}
+	return doc, warnings, nil
+}
+
+// ParseCertificates parses one DER certificate, or one or more in PEM.
+func ParseCertificates(data []byte) ([]*x509.Certificate, error) {
+	if cert, err := x509.ParseCertificate(data); err == nil {
+		return []*x509.Certificate{cert}, nil
+	}
+	var certs []*x509.Certificate
+	for rest := data; ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		if block.Type != "CERTIFICATE" && block.Type != "X509 CERTIFICATE" && block.Type != "TRUSTED CERTIFICATE" {
+			continue
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("parse certificate %d: %w", len(certs)+1, err)
+		}
+		certs = append(certs, cert)
+	}
+	if len(certs) == 0 {
+		return nil, errors.New("no certificate in PEM or DER")
+	}
+	return certs, nil
+}
+
+// Coordinates returns the key as SE headers hold it.
+func (d *Document) Coordinates() [PointSize]byte {
+	c, _ := Coordinates(d.point) // Parse made sure of the curve
+	return c
+}
+
+// Hash returns the host key's name in key slots.
+func (d *Document) Hash() [32]byte {
+	h, _ := Hash(d.point)
+	return h
+}
+
+// Subject returns the certificate's subject in one line.
+func (d *Document) Subject() string { return d.Cert.Subject.String() }
