@@ -86,9 +86,8 @@ func play(role string, args []string) {
 		fmt.Println(`{"running":true,"more":1}`)
 	case "hangs":
 		time.Sleep(time.Minute)
-	case "until-stdin-ends":
-		// The real mode, whose decision never comes: only the end of standard
-		// input ends it.
+	case "real":
+		// The real mode of hostagent.
 		if err := StandIn(context.Background(), args); err != nil {
 			os.Exit(2)
 		}
@@ -333,7 +332,7 @@ func TestStandInRefusesItsSurroundings(t *testing.T) {
 // A stand-in does not outlive the hostagent that waits for it.
 func TestStandInEndsWithHostagent(t *testing.T) {
 	t.Parallel()
-	p, spec, _ := bench(t, "until-stdin-ends")
+	p, spec, _ := bench(t, "real")
 	os.Remove(spec.Config.GDBSocket) // it waits for this
 	cmd := exec.Command(p.Program[0], append(p.Program[1:],
 		"--gdb", spec.Config.GDBSocket, "--ram", spec.Config.MemoryFile, "--size", "1048576", "--host", p.HostDir)...)

@@ -1,38 +1,33 @@
 package platform
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/sha256"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/secexec/secexec/hostkey"
 )
 
 // HostKeyHashes implements [Platform]: the hash of the emulated host's one key,
 // from its host key document.
 func (p Emulated) HostKeyHashes() ([][32]byte, error) {
-	path := filepath.Join(p.HostDir, hostCertFile)
-	text, err := readFile(os.DirFS(p.HostDir), hostCertFile)
+	doc, err := hostDocument(p.HostDir)
+	if err != nil {
+		return nil, err
+	}
+	return [][32]byte{doc.Hash()}, nil
+}
+
+// hostDocument reads an emulated host's host key document. Who signed it matters
+// to owners, not to the host itself.
+func hostDocument(dir string) (*hostkey.Document, error) {
+	text, err := readFile(os.DirFS(dir), hostCertFile)
 	if err != nil {
 		return nil, fmt.Errorf("read host key document: %w", err)
 	}
-	block, _ := pem.Decode(text)
-	if block == nil {
-		return nil, fmt.Errorf("read host key document: %s is not PEM", path)
-	}
-	cert, err := x509.ParseCertificate(block.Bytes)
+	doc, _, err := hostkey.Parse(text)
 	if err != nil {
-		return nil, fmt.Errorf("read host key document %s: %w", path, err)
+		return nil, fmt.Errorf("read host key document %s: %w", filepath.Join(dir, hostCertFile), err)
 	}
-	key, ok := cert.PublicKey.(*ecdsa.PublicKey)
-	if !ok || key.Curve != elliptic.P521() {
-		return nil, fmt.Errorf("read host key document %s: no P-521 key", path)
-	}
-	var coordinates [160]byte
-	key.X.FillBytes(coordinates[:80])
-	key.Y.FillBytes(coordinates[80:])
-	return [][32]byte{sha256.Sum256(coordinates[:])}, nil
+	return doc, nil
 }
