@@ -160,3 +160,24 @@ func FuzzUnmarshal(f *testing.F) {
 		}
 	})
 }
+
+func TestHandoff(t *testing.T) {
+	t.Parallel()
+	h := &Handoff{IdentitySeed: bytes.Repeat([]byte{7}, 32), BootID: [16]byte{1}, StopSignal: 38, Stages: []Stage{{"kernel", 1200}, {"mounted", 1 << 40}}}
+	b, err := h.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := UnmarshalHandoff(b)
+	if err != nil || !reflect.DeepEqual(got, h) {
+		t.Errorf("got %+v %v", got, err)
+	}
+	for n := range b {
+		if _, err := UnmarshalHandoff(b[:n]); !errors.Is(err, ErrInvalid) {
+			t.Fatalf("first %d bytes: %v", n, err)
+		}
+	}
+	if _, err := UnmarshalHandoff(append(bytes.Clone(b), 0)); !errors.Is(err, ErrInvalid) {
+		t.Errorf("byte added: %v", err)
+	}
+}

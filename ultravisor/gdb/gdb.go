@@ -8,9 +8,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -80,9 +82,14 @@ func (c *Client) Continue(ctx context.Context) error { return c.run(ctx, "c") }
 func (c *Client) Step(ctx context.Context) error { return c.run(ctx, "s") }
 
 // Detach lets the guest run on without a debugger and closes the connection.
+// A guest that ends at once takes the connection with it: no failure.
 func (c *Client) Detach(ctx context.Context) error {
+	defer c.conn.Close()
 	err := c.ok(ctx, "detach", "D")
-	return errors.Join(err, c.conn.Close())
+	if ctx.Err() == nil && (errors.Is(err, io.EOF) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)) {
+		return nil
+	}
+	return err
 }
 
 func (c *Client) run(ctx context.Context, command string) error {

@@ -1,0 +1,74 @@
+package devmapper
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/secexec/secexec/secret"
+)
+
+// Control is the device-mapper's control node, in devtmpfs once dm-mod is loaded.
+const Control = "/dev/mapper/control"
+
+// ioctl requests: _IOWR(0xfd, n, struct dm_ioctl).
+const (
+	devCreate  = 3<<30 | headerSize<<16 | 0xfd<<8 | 3
+	devRemove  = 3<<30 | headerSize<<16 | 0xfd<<8 | 4
+	devSuspend = 3<<30 | headerSize<<16 | 0xfd<<8 | 6 // without flagSuspend: resume
+	tableLoad  = 3<<30 | headerSize<<16 | 0xfd<<8 | 9
+)
+
+// Create makes and activates the device and returns its number. The key goes
+// through this thread's keyring, from which it is taken again at once:
+// dm-crypt has its own copy then, and `dmsetup table --showkeys` shows the key's
+// description alone. The caller keeps the goroutine on its thread and owns key.
+func Create(c Crypt, key secret.Bytes) (major, minor uint32, err error) {
+	control, err := os.OpenFile(Control, os.O_RDWR, 0)
+	if err != nil {
+		return 0, 0, fmt.Errorf("open device-mapper: %w", err)
+	}
+	defer control.Close()
+	order := binary.NativeEndian
+	table, err := tableMessage(order, &c)
+	if err != nil {
+		return 0, 0, err
+	}
+	id, err := unix.AddKey("logon", c.KeyDescription, key, unix.KEY_SPEC_THREAD_KEYRING)
+	if err != nil {
+		return 0, 0, fmt.Errorf("add key to keyring: %w", err)
+	}
+	defer func() {
+		if _, e := unix.KeyctlInt(unix.KEYCTL_INVALIDATE, id, 0, 0, 0); e != nil && err == nil {
+			err = fmt.Errorf("take key from keyring: %w", e)
+		}
+	}()
+	if err := ioctl(control, devCreate, message(order, c.Name, 0, 0)); err != nil {
+		return 0, 0, fmt.Errorf("create device %s: %w", c.Name, err)
+	}
+	if err := ioctl(control, tableLoad, table); err != nil {
+		remove(control, c.Name)
+		return 0, 0, fmt.Errorf("load table of %s: %w", c.Name, err)
+	}
+	resume := message(order, c.Name, 0, 0)
+	if err := ioctl(control, devSuspend, resume); err != nil {
+		remove(control, c.Name)
+		return 0, 0, fmt.Errorf("activate device %s: %w", c.Name, err)
+	}
+	major, minor = device(order, resume)
+	return major, minor, nil
+}
+
+func remove(control *os.File, name string) {
+	_ = ioctl(control, devRemove, message(binary.NativeEndian, name, 0, 0))
+}
+
+func ioctl(f *os.File, request uintptr, b []byte) error {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), request, uintptr(unsafe.Pointer(&b[0]))); errno != 0 {
+		return errno
+	}
+	return nil
+}
