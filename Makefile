@@ -1,0 +1,58 @@
+# What there is to do here. Every target runs on its own; `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+# Go from PATH, or from where its own packages put it; never downloaded, and
+# nothing is built with cgo: one static program runs on every Linux.
+export PATH := $(PATH):/usr/local/go/bin
+export CGO_ENABLED := 0
+export GOTOOLCHAIN := local
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+GOBUILD := go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+SCRIPTS := $(shell git ls-files 'cross/*.sh' 'cross/roots/*' .ci/run | grep -v '\.service$$')
+
+.PHONY: help setup build build/native build/s390x demo test lint proto bootloader clean distclean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 15
+
+setup: ## install and fetch what tests and demo need (root, network; once)
+	@cross/setup.sh
+
+build: build/native build/s390x ## build secexec and hostagent, and the guest's s390x programs
+build/native:
+	@$(GOBUILD) -o build/ ./cmd/secexec ./hostagent
+build/s390x:
+	@GOARCH=s390x $(GOBUILD) -o build/s390x/ ./guestinit ./guestagent ./hostagent
+
+demo: setup build ## seal a Debian system and run it on the emulated platform
+	@cross/demo.sh
+
+test: setup build ## all tests: native, s390x under qemu-user, booted guests
+	@go vet ./...
+	@cross/test.sh
+
+lint: ## formatting, vet, shell scripts, generated code and blobs up to date
+	@cross/setup.sh packages
+	@bad=$$(git ls-files '*.go' | xargs gofmt -l); [[ -z $$bad ]] || { echo "gofmt these:"; echo "$$bad"; exit 1; }
+	@go vet ./...
+	@GOARCH=s390x go vet ./...
+	@shellcheck $(SCRIPTS)
+	@cross/proto.sh --check
+	@cross/bootloader.sh --check
+	@echo "lint: ok"
+
+proto: ## regenerate the Go code of proto/
+	@cross/proto.sh
+
+bootloader: ## rebuild the boot loader's blobs from their sources
+	@cross/bootloader.sh
+
+clean: ## remove what build made; the cache stays
+	rm -rf build
+
+distclean: clean ## remove the cache too
+	rm -rf .cache

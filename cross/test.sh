@@ -1,0 +1,39 @@
+#!/bin/bash
+# test.sh: all tests, in two rounds: the build machine's and, side by side, the
+# same packages as s390x programs; then the booted guests, alone, because
+# they mind the time. cross/tally reports all of it and decides.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+work=$(mktemp -d)
+pids=()
+
+cleanup() {
+	local status=$?
+	trap - EXIT INT TERM
+	# Whole process groups: go test's children are test programs and guests.
+	for pid in "${pids[@]}"; do kill -- "-$pid" 2>/dev/null || true; done
+	rm -rf "$work"
+	exit "$status"
+}
+trap cleanup EXIT
+trap 'exit 130' INT TERM
+
+booted=./cross/booted/...
+mapfile -t native < <(go list -e ./... | grep -v '/cross/booted')
+go build -o "$work/tally" ./cross/tally
+mkfifo "$work"/{native,s390x,booted}
+
+# -m: each background job gets a process group of its own.
+set -m
+"$work/tally" native="$work/native" s390x="$work/s390x" booted="$work/booted" &
+tally=$!
+go test -json -p 1 -timeout 10m "${native[@]}" >"$work/native" & pids+=($!)
+cross/qemu-user.sh -json -p 1 -timeout 15m >"$work/s390x" & pids+=($!)
+exec 8>"$work/booted" # holds tally's end open until there is something to read
+for pid in "${pids[@]}"; do wait "$pid" || true; done # tally knows
+# -count=1: a guest's kernel and root are no inputs that go test's cache knows.
+go test -json -p 1 -count=1 -timeout 20m "$booted" >&8 & pids+=($!)
+exec 8>&-
+wait "$!" || true
+pids=()
+wait "$tally"
