@@ -1,0 +1,178 @@
+package initrd
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"strings"
+)
+
+// Limits of depmod's files. Debian's kernel has 2,243 modules, 300 KB of
+// modules.dep and 670 KB of modules.alias.
+const (
+	maxIndex = 32 << 20 // bytes of a file
+	maxLine  = 256 << 10
+	maxLines = 1 << 18
+)
+
+// ErrTree is wrapped by errors about a folder that is no kernel's module tree,
+// or whose index files contradict it.
+var ErrTree = errors.New("not a usable module tree")
+
+// index is what depmod knows about a kernel's modules. Names are normal ones.
+type index struct {
+	path    map[string]string   // module's file in the tree
+	needs   map[string][]string // names that modules.dep lists, all of them, the last to be loaded first
+	pre     map[string][]string // soft dependencies: names or aliases
+	post    map[string][]string
+	alias   map[string][]string // modules that provide an exact alias
+	builtin map[string]bool
+}
+
+// normal is the form in which the kernel compares module names.
+func normal(name string) string { return strings.ReplaceAll(name, "-", "_") }
+
+// moduleName splits a module's path in the tree into its file's stem, such as
+// "dm-crypt", and its compression suffix.
+func moduleName(file string) (stem, suffix string, ok bool) {
+	if !fs.ValidPath(file) {
+		return "", "", false
+	}
+	stem, suffix, ok = strings.Cut(path.Base(file), ".ko")
+	if !ok || !plainName(stem) {
+		return "", "", false
+	}
+	switch suffix {
+	case "", ".gz", ".xz", ".zst":
+		return stem, suffix, true
+	}
+	return "", "", false
+}
+
+// plainName tells what a module may be called; kernel names are C identifiers
+// with dashes allowed.
+func plainName(s string) bool {
+	for _, c := range []byte(s) {
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '_':
+		default:
+			return false
+		}
+	}
+	return s != "" && len(s) <= 64
+}
+
+// parseDep reads modules.dep: "FILE: FILE...", for each module all that it
+// needs, directly or not.
+func (x *index) parseDep(r io.Reader) error {
+	return lines(r, func(line string) error {
+		file, rest, ok := strings.Cut(line, ":")
+		stem, _, valid := moduleName(file)
+		if !ok || !valid {
+			return fmt.Errorf("%q is no module's file", file)
+		}
+		name := normal(stem)
+		if x.path[name] != "" {
+			return fmt.Errorf("module %s is listed twice", name)
+		}
+		x.path[name] = file
+		for _, need := range strings.Fields(rest) {
+			stem, _, valid := moduleName(need)
+			if !valid {
+				return fmt.Errorf("%q is no module's file", need)
+			}
+			x.needs[name] = append(x.needs[name], normal(stem))
+		}
+		return nil
+	})
+}
+
+// parseSoftdep reads modules.softdep: "softdep NAME pre: NAME... post: NAME...".
+// Names before either word mean nothing to modprobe, nor here.
+func (x *index) parseSoftdep(r io.Reader) error {
+	return lines(r, func(line string) error {
+		words := strings.Fields(line)
+		if len(words) < 2 || words[0] != "softdep" {
+			return fmt.Errorf("%q is no soft dependency", line)
+		}
+		name := normal(words[1])
+		var list map[string][]string
+		for _, word := range words[2:] {
+			switch {
+			case word == "pre:":
+				list = x.pre
+			case word == "post:":
+				list = x.post
+			case list != nil:
+				list[name] = append(list[name], normal(word))
+			}
+		}
+		return nil
+	})
+}
+
+// parseAlias reads modules.alias: "alias PATTERN NAME". Patterns with wild
+// cards name devices; soft dependencies name none, so they are passed over.
+func (x *index) parseAlias(r io.Reader) error {
+	return lines(r, func(line string) error {
+		words := strings.Fields(line)
+		if len(words) != 3 || words[0] != "alias" {
+			return fmt.Errorf("%q is no alias", line)
+		}
+		if !strings.ContainsAny(words[1], "*?[") {
+			alias := normal(words[1])
+			x.alias[alias] = append(x.alias[alias], normal(words[2]))
+		}
+		return nil
+	})
+}
+
+// parseBuiltin reads modules.builtin: a FILE a line, of modules that are part
+// of the kernel.
+func (x *index) parseBuiltin(r io.Reader) error {
+	return lines(r, func(line string) error {
+		stem, _, valid := moduleName(line)
+		if !valid {
+			return fmt.Errorf("%q is no module's file", line)
+		}
+		x.builtin[normal(stem)] = true
+		return nil
+	})
+}
+
+// lines calls each for every line but blank ones and comments.
+func lines(r io.Reader, each func(string) error) error {
+	limited := &io.LimitedReader{R: r, N: maxIndex + 1}
+	s := bufio.NewScanner(limited)
+	s.Buffer(make([]byte, 0, 64<<10), maxLine)
+	n := 0
+	for s.Scan() {
+		if n++; n > maxLines {
+			return fmt.Errorf("more than %d lines", maxLines)
+		}
+		line := strings.TrimSpace(s.Text())
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		if err := each(line); err != nil {
+			return fmt.Errorf("line %d: %w", n, err)
+		}
+	}
+	if err := s.Err(); err != nil {
+		return fmt.Errorf("line %d: %w", n+1, err)
+	}
+	if limited.N == 0 {
+		return fmt.Errorf("longer than %d bytes", maxIndex)
+	}
+	return nil
+}
+
+func newIndex() *index {
+	return &index{
+		path: make(map[string]string), needs: make(map[string][]string), pre: make(map[string][]string),
+		post: make(map[string][]string), alias: make(map[string][]string), builtin: make(map[string]bool),
+	}
+}

@@ -1,0 +1,158 @@
+// Package initrd packs the initial RAM disk of a sealed guest: guestinit,
+// guestagent, the sealed record and the kernel modules between them and the
+// root file system. Nothing else is in it: no shell, no library, no tool.
+//
+// The same inputs give the same bytes: files are sorted, times are zero, inode
+// numbers count up, owners are root.
+//
+//	/init             0755  guestinit, the kernel's PID 1
+//	/guestagent       0755
+//	/sealed.record    0400  all that guestinit believes; see package sealed
+//	/modules/NN-NAME.ko     kernel modules, uncompressed, in load order
+//	/dev /proc /sys /run /newroot   empty folders
+//
+// Modules keep the distribution's signature. The kernel checks it at each
+// load, which is the largest cost of a start (0.1 s a module under emulation),
+// but without it a kernel that runs with module.sig_enforce loads nothing.
+package initrd
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+
+	"github.com/secexec/secexec/sealed"
+)
+
+// Wanted names a kernel module that a guest is to load, with all it needs.
+type Wanted struct {
+	Name     string // as modprobe takes it: dashes and underscores are the same
+	Optional bool   // left out where the kernel has none; guestinit goes on where the CPU has no use for it
+}
+
+// DefaultModules is what a sealed guest needs: its disks, an encrypted ext4
+// root, a network. A module built into the kernel counts as there.
+var DefaultModules = []Wanted{
+	{Name: "virtio_blk"},
+	{Name: "aes_s390", Optional: true}, // before dm-crypt asks for a cipher: the CPU's own, when it has one
+	{Name: "xts"},
+	{Name: "dm-crypt"},
+	{Name: "ext4"},
+	{Name: "virtio_scsi"},
+	{Name: "sd_mod"},
+	{Name: "virtio_net"},
+}
+
+// Plan says what goes into an initrd.
+type Plan struct {
+	Modules string   // folder of the kernel's modules; see FindTree
+	Want    []Wanted // usually DefaultModules
+	Init    string   // guestinit, a file
+	Agent   string   // guestagent, a file
+
+	// Record is complete but for its Modules, which Write fills in. It stays
+	// its owner's to wipe.
+	Record *sealed.Record
+}
+
+// MaxProgram bounds guestinit and guestagent, in bytes.
+const MaxProgram = 64 << 20
+
+// ErrNotS390x is wrapped by errors about a program or module that is not for
+// 64-bit s390x.
+var ErrNotS390x = errors.New("not an s390x ELF file")
+
+// entry is one thing in the initrd. Load is called when its turn comes, so
+// that only one module is in memory at a time.
+type entry struct {
+	path string
+	mode uint32
+	load func() ([]byte, error) // nil: a folder
+	wipe bool                   // what load gives is secret
+}
+
+// Write writes the initrd, an uncompressed cpio archive, to w. The bytes hold
+// the volume key in plain text: they belong into a sealed image and nowhere
+// else.
+func Write(ctx context.Context, w io.Writer, p Plan) error {
+	tree, err := FindTree(p.Modules)
+	if err != nil {
+		return err
+	}
+	modules, err := tree.Closure(p.Want)
+	if err != nil {
+		return err
+	}
+	if len(modules) > sealed.MaxModules {
+		return fmt.Errorf("plan initrd: %d kernel modules, at most %d", len(modules), sealed.MaxModules)
+	}
+	entries := []entry{
+		{path: "init", mode: regular | 0o755, load: program(p.Init)},
+		{path: "guestagent", mode: regular | 0o755, load: program(p.Agent)},
+		{path: "sealed.record", mode: regular | 0o400, wipe: true, load: func() ([]byte, error) {
+			b, err := p.Record.Marshal()
+			return b, err
+		}},
+	}
+	for _, dir := range []string{"dev", "modules", "newroot", "proc", "run", "sys"} {
+		entries = append(entries, entry{path: dir, mode: folder | 0o755})
+	}
+	p.Record.Modules = make([]sealed.Module, 0, len(modules))
+	for i, m := range modules {
+		file := fmt.Sprintf("%02d-%s.ko", i, m.File)
+		p.Record.Modules = append(p.Record.Modules, sealed.Module{File: file, Optional: m.Optional})
+		entries = append(entries, entry{path: "modules/" + file, mode: regular | 0o400, load: func() ([]byte, error) { return tree.Load(m) }})
+	}
+	return archive(ctx, w, entries)
+}
+
+func archive(ctx context.Context, w io.Writer, entries []entry) error {
+	slices.SortFunc(entries, func(a, b entry) int { return cmp.Compare(a.path, b.path) })
+	out := newCPIO(w)
+	for _, e := range entries {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("write initrd: %w", err)
+		}
+		var content []byte
+		if e.load != nil {
+			var err error
+			if content, err = e.load(); err != nil {
+				return fmt.Errorf("pack /%s: %w", e.path, err)
+			}
+		}
+		err := out.add(e.path, e.mode, content)
+		if e.wipe {
+			clear(content)
+		}
+		if err != nil {
+			return fmt.Errorf("write initrd: /%s: %w", e.path, err)
+		}
+	}
+	if err := out.close(); err != nil {
+		return fmt.Errorf("write initrd: %w", err)
+	}
+	return nil
+}
+
+// program returns a loader of an s390x executable.
+func program(path string) func() ([]byte, error) {
+	return func() ([]byte, error) {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		b, err := readAtMost(f, MaxProgram)
+		if err != nil {
+			return nil, fmt.Errorf("read %s: %w", path, err)
+		}
+		if !isELF(b, elfExec, elfDyn) {
+			return nil, fmt.Errorf("read %s: %w", path, ErrNotS390x)
+		}
+		return b, nil
+	}
+}
