@@ -8,8 +8,10 @@
 package outfile
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 )
@@ -112,11 +114,16 @@ func (d *Dir) Mkdir(name string, mode os.FileMode) error {
 
 // WriteFile writes a small file into the folder and flushes it.
 func (d *Dir) WriteFile(name string, data []byte, mode os.FileMode) error {
+	return d.CopyFile(name, bytes.NewReader(data), mode)
+}
+
+// CopyFile writes a stream into a file of the folder and flushes it.
+func (d *Dir) CopyFile(name string, r io.Reader, mode os.FileMode) error {
 	f, err := os.OpenFile(d.Join(name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", filepath.Join(d.path, name), err)
 	}
-	_, err = f.Write(data)
+	_, err = io.Copy(f, r)
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return fmt.Errorf("write %s: %w", filepath.Join(d.path, name), err)
 	}
