@@ -1,0 +1,111 @@
+// Command secexec seals Linux workloads for IBM Secure Execution and runs them.
+//
+// The owner's commands (hostkey, image, disk, build, emulate) need no root
+// rights and no hostagent; the operator's (run, ps, inspect, logs, events,
+// stop, kill, rm, verify, node) talk to hostagent over its socket.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/secexec/secexec/cmd/secexec/term"
+)
+
+// version is stamped at build time.
+var version = "devel"
+
+// Exit statuses.
+const (
+	exitFailure = 1
+	exitUsage   = 2 // wrong flags or arguments
+	exitSignal  = 130
+)
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	cmd := newRoot()
+	err := cmd.ExecuteContext(ctx)
+	var usage usageError
+	var silent statusError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &silent):
+		return int(silent)
+	case ctx.Err() != nil:
+		fmt.Fprintln(os.Stderr, "secexec: interrupted")
+		return exitSignal
+	case errors.As(err, &usage):
+		fmt.Fprintf(os.Stderr, "secexec: %s\n", term.Printable(err.Error()))
+		return exitUsage
+	}
+	fmt.Fprintf(os.Stderr, "secexec: %s\n", term.Printable(err.Error()))
+	return exitFailure
+}
+
+// usageError marks what is wrong with flags or arguments.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// statusError is an exit status that says all; the command has printed its words.
+type statusError int
+
+func (e statusError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "secexec",
+		Short:         "Seal Linux workloads for IBM Secure Execution and run them",
+		Version:       buildVersion(),
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w: see %s --help", err, cmd.CommandPath())}
+	})
+	root.AddGroup(
+		&cobra.Group{ID: "owner", Title: "Workload owner:"},
+	)
+	for _, cmd := range []*cobra.Command{newHostkey(), newImage(), newDisk(), newBuild(), newEmulate()} {
+		cmd.GroupID = "owner"
+		root.AddCommand(cmd)
+	}
+	checkArgs(root)
+	return root
+}
+
+// checkArgs marks every command's argument errors as usage errors.
+func checkArgs(cmd *cobra.Command) {
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return usageError{fmt.Errorf("%w: see %s --help", err, cmd.CommandPath())}
+			}
+			return nil
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		checkArgs(sub)
+	}
+}
+
+func buildVersion() string {
+	if info, ok := debug.ReadBuildInfo(); ok && version == "devel" && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return version
+}
