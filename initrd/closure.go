@@ -3,6 +3,7 @@ package initrd
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 )
 
@@ -24,7 +25,7 @@ type Module struct {
 // crc32c only through one) are followed where the kernel has them, through
 // modules.alias too, and are optional, as they are to modprobe.
 func (t *Tree) Closure(want []Wanted) ([]Module, error) {
-	c := &closure{index: t.index, at: make(map[string]int)}
+	c := &closure{index: t.index, at: make(map[string]int), dropped: make(map[string]bool)}
 	for _, w := range want {
 		name := normal(w.Name)
 		if c.index.builtin[name] && c.index.path[name] == "" {
@@ -46,9 +47,10 @@ func (t *Tree) Closure(want []Wanted) ([]Module, error) {
 // closure is a depth-first walk. at holds 1 + a module's place in order, or
 // visiting while what it needs is walked.
 type closure struct {
-	index *index
-	at    map[string]int
-	order []Module
+	index   *index
+	at      map[string]int
+	order   []Module
+	dropped map[string]bool // soft dependencies that failed
 }
 
 const visiting = -1
@@ -73,9 +75,7 @@ func (c *closure) visit(name string, optional bool) error {
 	was := c.at[name]
 	c.at[name] = visiting
 	for _, soft := range c.index.pre[name] {
-		if err := c.soft(soft); err != nil {
-			return err
-		}
+		c.soft(soft)
 	}
 	for _, need := range slices.Backward(c.index.needs[name]) {
 		if err := c.visit(need, optional); err != nil {
@@ -91,27 +91,27 @@ func (c *closure) visit(name string, optional bool) error {
 	c.order = append(c.order, Module{File: stem, Path: file, Optional: optional})
 	c.at[name] = len(c.order)
 	for _, soft := range c.index.post[name] {
-		if err := c.soft(soft); err != nil {
-			return err
-		}
+		c.soft(soft)
 	}
 	return nil
 }
 
-// soft follows a soft dependency, a module's name or an alias of several. One
-// that leads back to a module in hand is no more than a wish, and left out.
-func (c *closure) soft(name string) error {
+// soft follows a soft dependency, a module's name or an alias of several. It is
+// a wish: what can't be had, or leads back to a module in hand, is left out,
+// with all that was walked for it.
+func (c *closure) soft(name string) {
 	names := []string{name}
 	if c.index.path[name] == "" {
 		names = c.index.alias[name]
 	}
 	for _, n := range names {
-		if c.index.path[n] == "" || c.at[n] == visiting {
+		if c.index.path[n] == "" || c.at[n] == visiting || c.dropped[n] {
 			continue
 		}
+		at, length := maps.Clone(c.at), len(c.order)
 		if err := c.visit(n, true); err != nil {
-			return err
+			c.at, c.order = at, c.order[:length]
+			c.dropped[n] = true // once: a tree of failures must not be walked again and again
 		}
 	}
-	return nil
 }

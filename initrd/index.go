@@ -150,6 +150,9 @@ func lines(r io.Reader, each func(string) error) error {
 	s.Buffer(make([]byte, 0, 64<<10), maxLine)
 	n := 0
 	for s.Scan() {
+		if limited.N == 0 {
+			break
+		}
 		if n++; n > maxLines {
 			return fmt.Errorf("more than %d lines", maxLines)
 		}
@@ -161,11 +164,11 @@ func lines(r io.Reader, each func(string) error) error {
 			return fmt.Errorf("line %d: %w", n, err)
 		}
 	}
-	if err := s.Err(); err != nil {
-		return fmt.Errorf("line %d: %w", n+1, err)
-	}
 	if limited.N == 0 {
 		return fmt.Errorf("longer than %d bytes", maxIndex)
+	}
+	if err := s.Err(); err != nil {
+		return fmt.Errorf("line %d: %w", n+1, err)
 	}
 	return nil
 }

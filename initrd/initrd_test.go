@@ -1,0 +1,239 @@
+package initrd
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/secexec/secexec/sealed"
+	"github.com/secexec/secexec/secret"
+)
+
+var update = flag.Bool("update", false, "rewrite golden files")
+
+// member is what a cpio archive says of one file.
+type member struct {
+	inode, mode, uid, gid, links, mtime uint64
+	content                             string
+}
+
+// readCPIO reads an archive by the format's description, as the kernel does.
+func readCPIO(t *testing.T, b []byte) (names []string, members map[string]member) {
+	t.Helper()
+	members = make(map[string]member)
+	for at := 0; ; {
+		if len(b) < at+cpioHeader || string(b[at:at+6]) != "070701" {
+			t.Fatalf("no header at %d", at)
+		}
+		var f [13]uint64
+		for i := range f {
+			v, err := strconv.ParseUint(string(b[at+6+8*i:at+14+8*i]), 16, 32)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f[i] = v
+		}
+		name := string(b[at+cpioHeader : at+cpioHeader+int(f[11])-1])
+		at = (at + cpioHeader + int(f[11]) + 3) &^ 3
+		if name == cpioEnd {
+			if len(b)%cpioBlock != 0 || len(bytes.Trim(b[at:], "\x00")) != 0 {
+				t.Errorf("archive of %d bytes does not end in zeros at a block's end", len(b))
+			}
+			return names, members
+		}
+		names = append(names, name)
+		members[name] = member{f[0], f[1], f[2], f[3], f[4], f[5], string(b[at : at+int(f[6])])}
+		at = (at + int(f[6]) + 3) &^ 3
+	}
+}
+
+// plan writes a module tree and programs to a folder.
+func plan(t *testing.T) Plan {
+	t.Helper()
+	dir := t.TempDir()
+	for name, file := range fakeFS() {
+		write(t, filepath.Join(dir, "lib/modules/6.12-test", name), file.Data)
+	}
+	for _, line := range strings.Split(string(fakeFS()["modules.dep"].Data), "\n") {
+		file, _, ok := strings.Cut(line, ":")
+		if !ok {
+			continue
+		}
+		stem, suffix, _ := moduleName(file)
+		write(t, filepath.Join(dir, "lib/modules/6.12-test", file), compress(t, suffix, fakeELF(elfRel, stem)))
+	}
+	write(t, filepath.Join(dir, "guestinit"), fakeELF(elfExec, "guestinit"))
+	write(t, filepath.Join(dir, "guestagent"), fakeELF(elfDyn, "guestagent"))
+	return Plan{
+		Modules: dir,
+		Want:    []Wanted{{Name: "dm-crypt"}, {Name: "ext4"}, {Name: "aes_s390", Optional: true}},
+		Init:    filepath.Join(dir, "guestinit"),
+		Agent:   filepath.Join(dir, "guestagent"),
+		Record: &sealed.Record{
+			ImageID: [16]byte{1}, IdentitySeed: bytes.Repeat(secret.Bytes{2}, 32), Init: "/sbin/init", StopSignal: 38,
+			Root: sealed.Volume{ID: [16]byte{3}, Serial: "root", Key: bytes.Repeat(secret.Bytes{4}, sealed.KeySize),
+				Cipher: sealed.Cipher, Offset: 16 << 20, Size: 64 << 20, FSType: "ext4"},
+		},
+	}
+}
+
+func write(t *testing.T, path string, b []byte) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestWrite(t *testing.T) {
+	t.Parallel()
+	p := plan(t)
+	var out, again bytes.Buffer
+	if err := Write(t.Context(), &out, p); err != nil {
+		t.Fatal(err)
+	}
+	if err := Write(t.Context(), &again, plan(t)); err != nil || !bytes.Equal(out.Bytes(), again.Bytes()) {
+		t.Errorf("a second initrd of the same inputs differs (%v)", err)
+	}
+	names, members := readCPIO(t, out.Bytes())
+	var listing strings.Builder
+	for i, name := range names {
+		m := members[name]
+		fmt.Fprintf(&listing, "%06o %s\n", m.mode, name)
+		if m.inode != uint64(i+1) || m.uid|m.gid|m.mtime != 0 {
+			t.Errorf("%s is not reproducible: %+v", name, m)
+		}
+	}
+	golden(t, "initrd.list", []byte(listing.String()))
+
+	record, err := sealed.Unmarshal([]byte(members["sealed.record"].content))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(record.Modules) == 0 {
+		t.Fatal("the record names no modules")
+	}
+	for _, m := range record.Modules {
+		stem := strings.TrimSuffix(m.File[3:], ".ko")
+		if !strings.HasSuffix(members["modules/"+m.File].content, stem) {
+			t.Errorf("modules/%s is not module %s", m.File, stem)
+		}
+	}
+	if !strings.HasSuffix(members["init"].content, "guestinit") || !strings.HasSuffix(members["guestagent"].content, "guestagent") {
+		t.Error("guestinit and guestagent are not in their places")
+	}
+	if _, err := p.Record.Marshal(); err != nil {
+		t.Errorf("the caller's record was harmed: %v", err)
+	}
+	oracle(t, out.Bytes(), names)
+}
+
+// oracle compares with what GNU cpio reads.
+func oracle(t *testing.T, archive []byte, names []string) {
+	t.Helper()
+	if _, err := exec.LookPath("cpio"); err != nil {
+		t.Log("no cpio here to compare with (Debian package cpio)")
+		return
+	}
+	cmd := exec.Command("cpio", "-t", "--quiet")
+	cmd.Stdin = bytes.NewReader(archive)
+	list, err := cmd.CombinedOutput()
+	if want := strings.Join(names, "\n") + "\n"; err != nil || string(list) != want {
+		t.Errorf("cpio lists %q (%v), want %q", list, err, want)
+	}
+}
+
+// TestArchive holds a small archive to its golden bytes.
+func TestArchive(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	err := archive(t.Context(), &out, []entry{
+		{path: "etc/b", mode: regular | 0o400, load: func() ([]byte, error) { return []byte("12345"), nil }},
+		{path: "etc", mode: folder | 0o755},
+		{path: "etc/a", mode: regular | 0o644, load: func() ([]byte, error) { return nil, nil }},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "small.cpio", out.Bytes())
+	oracle(t, out.Bytes(), []string{"etc", "etc/a", "etc/b"})
+}
+
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		write(t, path, got)
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%s: got\n%s\nwant\n%s\n(-update rewrites it)", path, got, want)
+	}
+}
+
+func TestWriteRefuses(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		spoil func(*Plan)
+		want  error
+		word  string
+	}{
+		"no modules":       {func(p *Plan) { p.Modules = filepath.Join(p.Modules, "none") }, os.ErrNotExist, "none"},
+		"no such module":   {func(p *Plan) { p.Want = []Wanted{{Name: "zfs"}} }, ErrNoModule, "zfs"},
+		"no guestinit":     {func(p *Plan) { p.Init += "x" }, os.ErrNotExist, "guestinitx"},
+		"guestinit a text": {func(p *Plan) { p.Init = filepath.Join(p.Modules, "lib/modules/6.12-test/modules.dep") }, ErrNotS390x, "/init"},
+		"agent a module":   {func(p *Plan) { p.Agent = filepath.Join(p.Modules, "lib/modules/6.12-test/kernel/lib/crc16.ko") }, ErrNotS390x, "/guestagent"},
+		"bad record":       {func(p *Plan) { p.Record.Init = "init" }, sealed.ErrInvalid, "/sealed.record"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := plan(t)
+			tt.spoil(&p)
+			err := Write(t.Context(), &bytes.Buffer{}, p)
+			if !errors.Is(err, tt.want) || !strings.Contains(err.Error(), tt.word) {
+				t.Errorf("Write: %v, want %v with %q", err, tt.want, tt.word)
+			}
+		})
+	}
+}
+
+// full refuses a write after some bytes, as a full disk does.
+type full struct{ room int }
+
+var errFull = errors.New("no space left")
+
+func (f *full) Write(b []byte) (int, error) {
+	if f.room -= len(b); f.room < 0 {
+		return 0, errFull
+	}
+	return len(b), nil
+}
+
+func TestWriteStops(t *testing.T) {
+	t.Parallel()
+	p := plan(t)
+	for _, room := range []int{0, 100, 200, 700, 2000} {
+		if err := Write(t.Context(), &full{room}, p); !errors.Is(err, errFull) {
+			t.Errorf("after %d bytes: Write gave %v", room, err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := Write(ctx, &bytes.Buffer{}, p); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: Write gave %v", err)
+	}
+}
