@@ -26,14 +26,14 @@ mkfifo "$work"/{native,s390x,booted}
 # -m: each background job gets a process group of its own.
 set -m
 "$work/tally" native="$work/native" s390x="$work/s390x" booted="$work/booted" &
-tally=$!
+tally=$! pids=($!)
 go test -json -p 1 -timeout 10m "${native[@]}" >"$work/native" & pids+=($!)
 cross/qemu-user.sh -json -p 1 -timeout 15m >"$work/s390x" & pids+=($!)
 exec 8>"$work/booted" # holds tally's end open until there is something to read
-for pid in "${pids[@]}"; do wait "$pid" || true; done # tally knows
+for pid in "${pids[@]:1}"; do wait "$pid" || true; done # tally knows how they ended
 # -count=1: a guest's kernel and root are no inputs that go test's cache knows.
-go test -json -p 1 -count=1 -timeout 20m "$booted" >&8 & pids+=($!)
+go test -json -p 1 -count=1 -timeout 20m "$booted" >&8 & pids=("$tally" $!)
 exec 8>&-
-wait "$!" || true
-pids=()
+wait "${pids[1]}" || true
+pids=("$tally")
 wait "$tally"
