@@ -1,0 +1,109 @@
+// Package fault is what goes wrong in hostagent, as users and scripts see it: a
+// stable code, a sentence that names the thing, and a remedy. docs/errors.md
+// lists the codes; a test compares.
+package fault
+
+import (
+	"errors"
+	"fmt"
+
+	"google.golang.org/grpc/codes"
+)
+
+// Code is a stable code.
+type Code string
+
+// The codes of hostagent. Those of guests begin with G and come from guestinit.
+const (
+	Bundle       Code = "H201"
+	NoSlot       Code = "H202"
+	NameTaken    Code = "H203"
+	NoGuest      Code = "H204"
+	WrongState   Code = "H205"
+	QEMU         Code = "H206"
+	Node         Code = "H207"
+	Launch       Code = "H208"
+	Refused      Code = "H209"
+	NotReady     Code = "H210"
+	EndedEarly   Code = "H211"
+	GuestPanic   Code = "H212"
+	Interrupted  Code = "H213"
+	NoAnswer     Code = "H214"
+	NotPermitted Code = "H215"
+	BadRequest   Code = "H216"
+	Storage      Code = "H217"
+	QEMUDied     Code = "H218"
+	Internal     Code = "H219"
+)
+
+// entry is a code's meaning, remedy and ttrpc status.
+type entry struct {
+	Meaning, Remedy string
+	status          codes.Code
+}
+
+// Table has all of hostagent's codes.
+var table = map[Code]entry{
+	Bundle:       {"the bundle is missing, incomplete or damaged", "transfer the bundle again", codes.FailedPrecondition},
+	NoSlot:       {"the image has no key slot for this node", "run it on a host that has one, or ask the owner to add this node's host key", codes.FailedPrecondition},
+	NameTaken:    {"a guest of this name exists", "choose another name with --name, or remove the guest with secexec rm", codes.AlreadyExists},
+	NoGuest:      {"there is no guest of this name", "see secexec ps --all", codes.NotFound},
+	WrongState:   {"the guest is in a state that does not allow this", "see secexec inspect", codes.FailedPrecondition},
+	QEMU:         {"QEMU is missing or too old", "install QEMU 7.2 or later for s390x (Debian: qemu-system-misc)", codes.FailedPrecondition},
+	Node:         {"this node can't run sealed guests", "see secexec node", codes.FailedPrecondition},
+	Launch:       {"QEMU could not be launched", "see the guest's qemu.log in the state folder", codes.Unavailable},
+	Refused:      {"the ultravisor refused the image", "transfer the bundle again; if that does not help it was sealed for another host or changed", codes.PermissionDenied},
+	NotReady:     {"the guest did not become ready in time", "see secexec logs; allow more time with hostagent's --ready-timeout", codes.DeadlineExceeded},
+	EndedEarly:   {"the guest ended before it was ready", "see secexec logs", codes.Aborted},
+	GuestPanic:   {"the guest's kernel panicked", "see secexec logs", codes.Aborted},
+	Interrupted:  {"hostagent ended while the guest started", "start the guest again", codes.Aborted},
+	NoAnswer:     {"the guest does not answer the challenge", "try again; see secexec logs", codes.Unavailable},
+	NotPermitted: {"the caller may not use this hostagent", "call as root, or as a member of the group that --group names", codes.PermissionDenied},
+	BadRequest:   {"the request is not valid", "see secexec help", codes.InvalidArgument},
+	Storage:      {"the state folder can't be written", "free space and check the permissions of hostagent's --state folder", codes.ResourceExhausted},
+	QEMUDied:     {"QEMU ended unexpectedly", "see the guest's qemu.log in the state folder", codes.Aborted},
+	Internal:     {"hostagent failed inside", "report a bug with hostagent's log", codes.Internal},
+}
+
+// Error is a failure with its code.
+type Error struct {
+	Code    Code
+	Message string // a sentence that names the thing
+	Remedy  string
+	cause   error
+}
+
+// New makes an error of a code. The message says what happened to what; the
+// remedy is the code's.
+func New(code Code, format string, args ...any) *Error {
+	wrapped := fmt.Errorf(format, args...)
+	return &Error{Code: code, Message: wrapped.Error(), Remedy: table[code].Remedy, cause: errors.Unwrap(wrapped)}
+}
+
+// Error shows code, message and remedy in one line.
+func (e *Error) Error() string {
+	if e.Remedy == "" {
+		return fmt.Sprintf("%s: %s", e.Code, e.Message)
+	}
+	return fmt.Sprintf("%s: %s: %s", e.Code, e.Message, e.Remedy)
+}
+
+// Unwrap returns what New's %w wrapped.
+func (e *Error) Unwrap() error { return e.cause }
+
+// Status is the ttrpc status of a code; codes of guests are Aborted.
+func (c Code) Status() codes.Code {
+	if e, ok := table[c]; ok {
+		return e.status
+	}
+	return codes.Aborted
+}
+
+// As returns err's *Error, or one of code Internal.
+func As(err error) *Error {
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return New(Internal, "%w", err)
+}

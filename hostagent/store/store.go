@@ -1,0 +1,275 @@
+// Package store keeps what hostagent must not lose: one JSON file per guest,
+// replaced atomically and checksummed, in the guest's folder.
+//
+//	STATE/lock                     held by the one hostagent that uses STATE
+//	STATE/guests/NAME/guest.json   this package's
+//	STATE/guests/NAME/…            the guest's copy of the bundle, its logs
+package store
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/secexec/secexec/hostagent/launch"
+)
+
+// Version is the version of guest.json.
+const Version = 1
+
+// Names of files.
+const (
+	guestsDir  = "guests"
+	recordFile = "guest.json"
+	lockFile   = "lock"
+	maxRecord  = 256 << 10
+)
+
+// Errors that callers branch on.
+var (
+	ErrLocked  = errors.New("state folder is in use by another hostagent")
+	ErrDamaged = errors.New("guest's record is damaged")
+	ErrNewer   = errors.New("guest's record is of a newer version")
+	ErrName    = errors.New("invalid guest name")
+)
+
+// Guest is all that is kept of a guest.
+type Guest struct {
+	Name      string           `json:"name"`
+	UUID      string           `json:"uuid"`
+	State     string           `json:"state"`
+	ImageID   string           `json:"image_id"`
+	Identity  string           `json:"identity"`
+	Image     string           `json:"image"` // file in the guest's folder
+	Disks     []Disk           `json:"disks"`
+	MemoryMiB int              `json:"memory_mib"`
+	CPUs      int              `json:"cpus"`
+	Created   time.Time        `json:"created"`
+	Started   time.Time        `json:"started"`           // last start, zero: never
+	Process   *launch.Identity `json:"process,omitempty"` // QEMU's while it runs
+	Stages    []Stage          `json:"stages,omitempty"`
+	Failure   *Failure         `json:"failure,omitempty"`
+}
+
+// Disk is a disk of a guest.
+type Disk struct {
+	File     string `json:"file"`
+	Serial   string `json:"serial"`
+	ReadOnly bool   `json:"read_only"`
+}
+
+// Stage is a stage of the last start, in milliseconds since it.
+type Stage struct {
+	Name   string `json:"name"`
+	Millis int64  `json:"millis"`
+}
+
+// Failure is why a guest failed.
+type Failure struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+	Remedy  string `json:"remedy"`
+}
+
+// envelope is the file's form. The checksum covers the guest's bytes as they
+// stand in the file.
+type envelope struct {
+	Version int             `json:"version"`
+	SHA256  string          `json:"sha256"`
+	Guest   json.RawMessage `json:"guest"`
+}
+
+// Store is a state folder. Its methods may be called from several goroutines,
+// for one guest from one at a time.
+type Store struct {
+	dir  string
+	lock *os.File
+}
+
+// Open makes or opens a state folder and locks it.
+func Open(dir string) (*Store, error) {
+	if err := os.MkdirAll(filepath.Join(dir, guestsDir), 0o700); err != nil {
+		return nil, fmt.Errorf("open state folder: %w", err)
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open state folder: %w", err)
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("lock %s: %w: stop it, or give this one another --state", dir, ErrLocked)
+	}
+	return &Store{dir: dir, lock: lock}, nil
+}
+
+// Close unlocks the folder.
+func (s *Store) Close() error { return s.lock.Close() }
+
+var nameForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+
+// CheckName refuses what may not name a guest, and so a folder.
+func CheckName(name string) error {
+	if !nameForm.MatchString(name) {
+		return fmt.Errorf("%w %.80q: 1 to 63 characters of a-z, 0-9 and '-', the first one no '-'", ErrName, name)
+	}
+	return nil
+}
+
+// Dir is a guest's folder.
+func (s *Store) Dir(name string) string { return filepath.Join(s.dir, guestsDir, name) }
+
+// Save replaces a guest's record. When it returns nil the record survives a
+// loss of power.
+func (s *Store) Save(g *Guest) error {
+	text, err := marshal(g)
+	if err != nil {
+		return fmt.Errorf("save guest %s: %w", g.Name, err)
+	}
+	if err := replace(s.Dir(g.Name), recordFile, text); err != nil {
+		return fmt.Errorf("save guest %s: %w", g.Name, err)
+	}
+	return nil
+}
+
+// Load reads all guests. A folder without a record is what a Create left that
+// did not finish: it is removed. A damaged record is set aside, a newer one left
+// alone; both are reported and the others go on.
+func (s *Store) Load() (guests []*Guest, problems []error, err error) {
+	entries, err := os.ReadDir(filepath.Join(s.dir, guestsDir))
+	if err != nil {
+		return nil, nil, fmt.Errorf("read state folder: %w", err)
+	}
+	for _, e := range entries {
+		name := e.Name()
+		if CheckName(name) != nil || !e.IsDir() {
+			continue
+		}
+		path := filepath.Join(s.Dir(name), recordFile)
+		g, err := read(path)
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+			err = s.clean(name)
+		case errors.Is(err, ErrDamaged):
+			aside := path + ".damaged"
+			err = errors.Join(fmt.Errorf("guest %s: %w: set aside as %s", name, err, aside), os.Rename(path, aside))
+		case err != nil:
+			err = fmt.Errorf("guest %s: %w", name, err)
+		case g.Name != name:
+			err = fmt.Errorf("guest %s: %w: it is of %s", name, ErrDamaged, g.Name)
+		default:
+			guests = append(guests, g)
+		}
+		if err != nil {
+			problems = append(problems, err)
+		}
+	}
+	return guests, problems, nil
+}
+
+// clean removes an unfinished guest's folder, but none with a record set aside.
+func (s *Store) clean(name string) error {
+	if _, err := os.Stat(filepath.Join(s.Dir(name), recordFile+".damaged")); err == nil {
+		return nil // reported when it was set aside
+	}
+	return os.RemoveAll(s.Dir(name))
+}
+
+// Delete removes a guest's folder. The record goes first: a folder without one
+// is removed by the next Load.
+func (s *Store) Delete(name string) error {
+	dir := s.Dir(name)
+	if err := os.Remove(filepath.Join(dir, recordFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("delete guest %s: %w", name, err)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("delete guest %s: %w", name, err)
+	}
+	return nil
+}
+
+func marshal(g *Guest) ([]byte, error) {
+	guest, err := json.Marshal(g)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(guest)
+	text, err := json.Marshal(envelope{Version, hex.EncodeToString(sum[:]), guest})
+	if err != nil {
+		return nil, err
+	}
+	if len(text) >= maxRecord {
+		return nil, fmt.Errorf("record of %d bytes, at most %d", len(text), maxRecord)
+	}
+	return append(text, '\n'), nil
+}
+
+func read(path string) (*Guest, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxRecord+1))
+	if err != nil {
+		return nil, err
+	}
+	return unmarshal(text)
+}
+
+// unmarshal parses a record strictly, once its version and checksum are known
+// to be right.
+func unmarshal(text []byte) (*Guest, error) {
+	if len(text) > maxRecord {
+		return nil, fmt.Errorf("%w: more than %d bytes", ErrDamaged, maxRecord)
+	}
+	var e envelope
+	if err := json.Unmarshal(text, &e); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	if e.Version > Version {
+		return nil, fmt.Errorf("%w %d, this hostagent knows %d: it is left alone", ErrNewer, e.Version, Version)
+	}
+	sum := sha256.Sum256(e.Guest)
+	if e.Version != Version || e.SHA256 != hex.EncodeToString(sum[:]) {
+		return nil, fmt.Errorf("%w: checksum", ErrDamaged)
+	}
+	d := json.NewDecoder(bytes.NewReader(e.Guest))
+	d.DisallowUnknownFields()
+	g := new(Guest)
+	if err := d.Decode(g); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return g, CheckName(g.Name)
+}
+
+// replace writes a file's new content beside it, flushes it, and renames it.
+func replace(dir, name string, data []byte) error {
+	f, err := os.CreateTemp(dir, "."+name+"-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), filepath.Join(dir, name)); err != nil {
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
