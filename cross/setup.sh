@@ -98,13 +98,16 @@ remedy() { # remedy LOG: a guess from what apt said
 
 # --- this machine's packages ---
 
-# missing LIST...: the lists' lines whose program is not there.
+# missing LIST...: the lists' lines none of whose programs is there.
 missing() {
-	local program packages
-	while IFS=: read -r program packages; do
-		[[ -n $program && $program != '#'* ]] || continue
-		if [[ $program == /* ]]; then [[ -e $program ]]; else command -v "$program" >/dev/null; fi ||
-			printf '%s:%s\n' "$program" "$packages"
+	local programs packages program there
+	while IFS=: read -r programs packages; do
+		[[ -n $programs && $programs != '#'* ]] || continue
+		there=''
+		for program in ${programs//|/ }; do
+			if [[ $program == /* ]]; then [[ -e $program ]]; else command -v "$program" >/dev/null; fi && there=yes
+		done
+		[[ -n $there ]] || printf '%s:%s\n' "$programs" "$packages"
 	done < <(cat -- "$@")
 }
 
@@ -121,7 +124,7 @@ install_packages() {
 	while IFS=: read -r program packages; do
 		local found=''
 		for package in ${packages//|/ }; do
-			if apt-cache policy "$package" | grep -q 'Candidate: [^(]'; then found=$package; break; fi
+			if [[ $(apt-cache policy "$package") == *"Candidate: "[!\(]* ]]; then found=$package; break; fi
 		done
 		[[ -n $found ]] || die "no package for $program: this release has none of$packages"
 		chosen+=("$found")
@@ -146,7 +149,7 @@ mirror() {
 	# shellcheck disable=SC2016,SC1091 # apt's own variables
 	apt-get indextargets --no-release-info --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
 		awk -v code="$(source /etc/os-release && echo "${VERSION_CODENAME:-stable}")" '
-			$3 == "main" && ($2 == code || $2 == "stable") && $1 ~ /debian\/?$/ { print $1; exit }'
+			$3 == "main" && ($2 == code || $2 == "stable") && $1 ~ /debian\/?$/ && !found++ { print $1 }'
 }
 
 # apt_options: the private state's configuration. Proxies, time-outs and the
@@ -192,7 +195,7 @@ make_kernel() {
 	local package release
 	# The metapackage says which release is current.
 	package=$(APT_CONFIG=$cache/apt/apt.conf apt-cache show "linux-image-s390x/$suite-backports" |
-		sed -n 's/^Depends: \(linux-image-[^ ,]*\).*/\1/p' | head -n 1)
+		awk '$1 == "Depends:" && !found++ { sub(/,$/, "", $2); print $2 }')
 	release=${package#linux-image-}
 	[[ -n $release ]] || { echo "linux-image-s390x depends on no kernel"; return 1; }
 	fetch "$package/$suite-backports"
