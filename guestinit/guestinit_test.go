@@ -2,9 +2,13 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"regexp"
+	"strconv"
 	"testing"
+
+	"github.com/secexec/secexec/proto/readiness"
 )
 
 func TestParseUUID(t *testing.T) {
@@ -30,14 +34,21 @@ func TestFailuresAreDocumented(t *testing.T) {
 	for _, row := range regexp.MustCompile(`(?m)^\| (G\d{3}) \| ([^|]+) \|`).FindAllStringSubmatch(string(page), -1) {
 		documented[row[1]] = row[2]
 	}
-	for _, f := range allFailures {
-		if documented[f.code] != f.sentence {
-			t.Errorf("docs/errors.md says %q for %s, the guest says %q", documented[f.code], f.code, f.sentence)
+	for code, sentence := range readiness.Failures {
+		if documented[code] != sentence {
+			t.Errorf("docs/errors.md says %q for %s, the guest says %q", documented[code], code, sentence)
 		}
-		delete(documented, f.code)
+		delete(documented, code)
 	}
 	if len(documented) > 0 {
 		t.Errorf("docs/errors.md explains codes that no guest gives: %v", documented)
+	}
+	for f := failMounts; f <= failTooSlow; {
+		if readiness.Failures[string(f)] == "" {
+			t.Errorf("%s has no sentence", f)
+		}
+		n, _ := strconv.Atoi(string(f[1:]))
+		f = failure(fmt.Sprintf("G%d", n+1))
 	}
 	cause := errors.New("cause")
 	if err := failRoot.because(cause); !errors.Is(err, failRoot) || !errors.Is(err, cause) {

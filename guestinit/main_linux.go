@@ -222,7 +222,7 @@ func (b *boot) pass(stage string) { b.stages.Pass(stage, millis()) }
 func (b *boot) powerOff(err error) {
 	f := failInternal
 	errors.As(err, &f)
-	b.stages.Fail(f.code, millis())
+	b.stages.Fail(string(f), millis())
 	if fd, err := unix.Open("/dev/console", unix.O_WRONLY|unix.O_NOCTTY|unix.O_NONBLOCK, 0); err == nil {
 		_, _ = unix.Write(fd, []byte("\r\nsecexec: guest stopped: "+f.Error()+"\r\n"))
 	}
