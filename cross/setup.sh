@@ -90,7 +90,7 @@ remedy() { # remedy LOG: a guess from what apt said
 	if grep -Eqi 'could not resolve|failed to fetch|unable to connect|connection (failed|refused|timed out)|no network' "$1"; then
 		echo "no package mirror answers: the first run needs the network; check it, and apt's sources (or set SECEXEC_MIRROR)"
 	elif grep -qi 'no space left' "$1"; then
-		echo "make room: the cache in $cache takes about 700 MB"
+		echo "make room: the cache in $cache takes about 300 MB"
 	else
 		echo "run it again; what is finished is kept"
 	fi
