@@ -1,0 +1,212 @@
+// Package api serves hostagent's ttrpc service: it checks who calls, bounds and
+// translates requests, and gives errors their codes.
+package api
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/containerd/ttrpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/secexec/secexec/hostagent/fault"
+	"github.com/secexec/secexec/hostagent/guest"
+	"github.com/secexec/secexec/hostagent/store"
+	"github.com/secexec/secexec/proto/hostagent/v1"
+	"github.com/secexec/secexec/proto/readiness"
+)
+
+// Bounds of requests.
+const (
+	maxName     = 63
+	maxPath     = 4096
+	maxStop     = time.Hour
+	maxMessage  = 4000 // bytes of an error's message
+	killTimeout = 15 * time.Second
+)
+
+// Service implements hostagentv1.HostagentService.
+type Service struct {
+	Fleet *guest.Fleet
+	Node  func(ctx context.Context) *hostagentv1.NodeInfoResponse // facts of the node
+}
+
+var _ hostagentv1.HostagentService = (*Service)(nil)
+
+// Create implements the service.
+func (s *Service) Create(ctx context.Context, r *hostagentv1.CreateRequest) (*hostagentv1.Guest, error) {
+	if len(r.Name) > maxName || len(r.Bundle) > maxPath || r.MemoryMib > 1<<30 || r.Cpus > 1<<16 {
+		return nil, toStatus(fault.New(fault.BadRequest, "a field is too large"))
+	}
+	g, err := s.Fleet.Create(ctx, guest.Request{Name: r.Name, Bundle: r.Bundle, MemoryMiB: int(r.MemoryMib), CPUs: int(r.Cpus)})
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return s.show(g.Snapshot()), nil
+}
+
+// Start implements the service.
+func (s *Service) Start(_ context.Context, r *hostagentv1.NameRequest) (*hostagentv1.Guest, error) {
+	return s.with(r.Name, func(g *guest.Guest) error { return g.Start() })
+}
+
+// Stop implements the service.
+func (s *Service) Stop(ctx context.Context, r *hostagentv1.StopRequest) (*hostagentv1.Guest, error) {
+	timeout := min(time.Duration(r.TimeoutMs)*time.Millisecond, maxStop)
+	if timeout == 0 {
+		timeout = guest.DefaultStop
+	}
+	return s.with(r.Name, func(g *guest.Guest) error { return g.Stop(ctx, timeout) })
+}
+
+// Kill implements the service.
+func (s *Service) Kill(ctx context.Context, r *hostagentv1.NameRequest) (*hostagentv1.Guest, error) {
+	ctx, cancel := context.WithTimeout(ctx, killTimeout)
+	defer cancel()
+	return s.with(r.Name, func(g *guest.Guest) error { return g.Kill(ctx) })
+}
+
+// Delete implements the service.
+func (s *Service) Delete(_ context.Context, r *hostagentv1.NameRequest) (*hostagentv1.DeleteResponse, error) {
+	if err := s.Fleet.Delete(r.Name); err != nil {
+		return nil, toStatus(err)
+	}
+	return &hostagentv1.DeleteResponse{}, nil
+}
+
+// Get implements the service.
+func (s *Service) Get(_ context.Context, r *hostagentv1.NameRequest) (*hostagentv1.Guest, error) {
+	return s.with(r.Name, func(*guest.Guest) error { return nil })
+}
+
+// List implements the service.
+func (s *Service) List(context.Context, *hostagentv1.ListRequest) (*hostagentv1.ListResponse, error) {
+	out := &hostagentv1.ListResponse{}
+	for _, g := range s.Fleet.List() {
+		out.Guests = append(out.Guests, s.show(g.Snapshot()))
+	}
+	return out, nil
+}
+
+// Events implements the service. The first event of a stream comes at once and
+// holds no guest: from then on nothing is missed.
+func (s *Service) Events(ctx context.Context, r *hostagentv1.EventsRequest, stream hostagentv1.Hostagent_EventsServer) error {
+	events, cancel := s.Fleet.Hub.Subscribe()
+	defer cancel()
+	if err := stream.Send(&hostagentv1.Event{TimeUnixMs: time.Now().UnixMilli()}); err != nil {
+		return err
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case e, open := <-events:
+			if !open {
+				return status.Error(codes.ResourceExhausted, guest.ErrSlow.Error())
+			}
+			if r.Name != "" && r.Name != e.Guest.Name {
+				continue
+			}
+			if err := stream.Send(&hostagentv1.Event{
+				Sequence: e.Sequence, TimeUnixMs: e.Time.UnixMilli(), Guest: s.show(e.Guest), Deleted: e.Deleted,
+			}); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// Console implements the service.
+func (s *Service) Console(_ context.Context, r *hostagentv1.ConsoleRequest) (*hostagentv1.ConsoleResponse, error) {
+	g, err := s.Fleet.Get(r.Name)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	data, next, size, err := guest.ReadConsole(g.ConsolePath(), r.Offset, int(min(r.Limit, 1<<30)))
+	if err != nil {
+		return nil, toStatus(fault.New(fault.Storage, "%w", err))
+	}
+	return &hostagentv1.ConsoleResponse{Data: data, Next: next, Size: size}, nil
+}
+
+// Challenge implements the service.
+func (s *Service) Challenge(ctx context.Context, r *hostagentv1.ChallengeRequest) (*hostagentv1.ChallengeResponse, error) {
+	if len(r.Nonce) != readiness.NonceSize {
+		return nil, toStatus(fault.New(fault.BadRequest, "nonce of %d bytes, wants %d", len(r.Nonce), readiness.NonceSize))
+	}
+	g, err := s.Fleet.Get(r.Name)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	report, err := g.Challenge(ctx, [readiness.NonceSize]byte(r.Nonce))
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return &hostagentv1.ChallengeResponse{Report: report}, nil
+}
+
+// NodeInfo implements the service.
+func (s *Service) NodeInfo(ctx context.Context, _ *hostagentv1.NodeInfoRequest) (*hostagentv1.NodeInfoResponse, error) {
+	info := s.Node(ctx)
+	info.Guests = uint32(len(s.Fleet.List()))
+	return info, nil
+}
+
+// with does something to a guest and shows it.
+func (s *Service) with(name string, do func(*guest.Guest) error) (*hostagentv1.Guest, error) {
+	g, err := s.Fleet.Get(name)
+	if err == nil {
+		err = do(g)
+	}
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return s.show(g.Snapshot()), nil
+}
+
+func (s *Service) show(g store.Guest) *hostagentv1.Guest {
+	p := s.Fleet.Platform
+	out := &hostagentv1.Guest{
+		Name: g.Name, Uuid: g.UUID, State: g.State, Platform: p.Name(), Protected: p.Protected(),
+		CreatedUnixMs: g.Created.UnixMilli(), MemoryMib: uint32(g.MemoryMiB), Cpus: uint32(g.CPUs), ImageId: g.ImageID, Identity: g.Identity,
+	}
+	if !g.Started.IsZero() {
+		out.StartedUnixMs = g.Started.UnixMilli()
+	}
+	if g.Process != nil {
+		out.Pid = int32(g.Process.PID)
+	}
+	for _, stage := range g.Stages {
+		out.Stages = append(out.Stages, &hostagentv1.Stage{Name: stage.Name, Millis: uint64(max(0, stage.Millis))})
+	}
+	if f := g.Failure; f != nil {
+		out.Failure = &hostagentv1.Failure{Code: f.Code, Message: f.Message, Remedy: f.Remedy}
+	}
+	return out
+}
+
+// toStatus gives an error its ttrpc status, with the code as a detail.
+func toStatus(err error) error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	f := fault.As(err)
+	st := status.New(f.Code.Status(), f.Message[:min(len(f.Message), maxMessage)])
+	detailed, e := st.WithDetails(&hostagentv1.Failure{Code: string(f.Code), Message: st.Message(), Remedy: f.Remedy})
+	if e != nil {
+		return st.Err()
+	}
+	return detailed.Err()
+}
+
+// NewServer returns a ttrpc server for the service that admits peers by allow.
+func NewServer(s *Service, allow Admission) (*ttrpc.Server, error) {
+	server, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(allow))
+	if err != nil {
+		return nil, err
+	}
+	hostagentv1.RegisterHostagentService(server, s)
+	return server, nil
+}
