@@ -129,7 +129,9 @@ func (c *Client) NodeInfo(ctx context.Context) (*hostagentv1.NodeInfoResponse, e
 }
 
 // Stream is a subscription to events.
-type Stream struct{ s hostagentv1.Hostagent_EventsClient }
+type Stream struct {
+	s hostagentv1.Hostagent_EventsClient
+}
 
 // Events subscribes to the events of a guest, or with "" of all. When it
 // returns, nothing from then on is missed; the context ends the subscription.
