@@ -79,9 +79,16 @@ func newRoot() *cobra.Command {
 	})
 	root.AddGroup(
 		&cobra.Group{ID: "owner", Title: "Workload owner:"},
+		&cobra.Group{ID: "operator", Title: "Provider operator:"},
 	)
 	for _, cmd := range []*cobra.Command{newHostkey(), newImage(), newDisk(), newBuild(), newEmulate()} {
 		cmd.GroupID = "owner"
+		root.AddCommand(cmd)
+	}
+	for _, cmd := range []*cobra.Command{
+		newRun(), newPs(), newInspect(), newLogs(), newEvents(), newStop(), newKill(), newRm(), newVerify(), newNode(),
+	} {
+		cmd.GroupID = "operator"
 		root.AddCommand(cmd)
 	}
 	checkArgs(root)

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/secexec/secexec/hostagent/client"
+	"github.com/secexec/secexec/proto/hostagent/v1"
+)
+
+// agentFlags are the flags of commands that talk to hostagent.
+type agentFlags struct{ socket string }
+
+func (f *agentFlags) add(cmd *cobra.Command) {
+	socket := client.DefaultSocket
+	if env := os.Getenv("SECEXEC_SOCKET"); env != "" {
+		socket = env
+	}
+	cmd.Flags().StringVar(&f.socket, "socket", socket, "hostagent's socket (also $SECEXEC_SOCKET)")
+}
+
+// with connects to hostagent and does something.
+func (f *agentFlags) with(ctx context.Context, do func(*client.Client) error) error {
+	c, err := client.Dial(ctx, f.socket)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return do(c)
+}
+
+// each does something to every guest named, and goes on after a failure.
+func (f *agentFlags) each(cmd *cobra.Command, names []string, do func(*client.Client, string) error) error {
+	return f.with(cmd.Context(), func(c *client.Client) error {
+		var failed error
+		for _, name := range names {
+			err := do(c, name)
+			switch {
+			case err == nil:
+				fmt.Fprintln(cmd.OutOrStdout(), name)
+			case failed == nil:
+				failed = err
+			default:
+				fmt.Fprintln(cmd.ErrOrStderr(), "secexec:", err)
+			}
+		}
+		return failed
+	})
+}
+
+// stateWord is a guest's state for people, with the warning that belongs to it.
+func stateWord(g *hostagentv1.Guest) string {
+	if g.Failure != nil {
+		return g.State + " (" + g.Failure.Code + ")"
+	}
+	return g.State
+}
+
+// platformWord never lets an unprotected guest pass as a protected one.
+func platformWord(name string, protected bool) string {
+	if protected {
+		return name
+	}
+	return name + ", unprotected"
+}
+
+// ago is a time as podman ps shows it.
+func ago(unixMillis int64) string {
+	if unixMillis == 0 {
+		return "-"
+	}
+	d := time.Since(time.UnixMilli(unixMillis))
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%d seconds ago", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%d minutes ago", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d hours ago", int(d.Hours()))
+	}
+	return fmt.Sprintf("%d days ago", int(d.Hours()/24))
+}
+
+// stages shows stages with their times.
+func stages(g *hostagentv1.Guest) string {
+	var out []string
+	for _, s := range g.Stages {
+		out = append(out, fmt.Sprintf("%s %.1f s", s.Name, float64(s.Millis)/1000))
+	}
+	return strings.Join(out, ", ")
+}

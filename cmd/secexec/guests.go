@@ -1,0 +1,166 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/secexec/secexec/cmd/secexec/term"
+	"github.com/secexec/secexec/hostagent/client"
+	"github.com/secexec/secexec/proto/hostagent/v1"
+)
+
+// guestJSON is a guest as --json prints it; names are the API's.
+func guestJSON(g *hostagentv1.Guest) map[string]any {
+	passed := make([]map[string]any, 0, len(g.Stages))
+	for _, s := range g.Stages {
+		passed = append(passed, map[string]any{"name": s.Name, "millis": s.Millis})
+	}
+	out := map[string]any{
+		"name": g.Name, "uuid": g.Uuid, "state": g.State, "stages": passed, "platform": g.Platform, "protected": g.Protected,
+		"pid": g.Pid, "created": time.UnixMilli(g.CreatedUnixMs).UTC(), "memory_mib": g.MemoryMib, "cpus": g.Cpus,
+		"image_id": g.ImageId, "identity": g.Identity,
+	}
+	if g.StartedUnixMs != 0 {
+		out["started"] = time.UnixMilli(g.StartedUnixMs).UTC()
+	}
+	if f := g.Failure; f != nil {
+		out["failure"] = map[string]string{"code": f.Code, "message": f.Message, "remedy": f.Remedy}
+	}
+	return out
+}
+
+func newPs() *cobra.Command {
+	var agent agentFlags
+	var all, asJSON, quiet bool
+	cmd := &cobra.Command{
+		Use:   "ps",
+		Short: "List guests",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return agent.with(cmd.Context(), func(c *client.Client) error {
+				guests, err := c.List(cmd.Context())
+				if err != nil {
+					return err
+				}
+				rows, shown := [][]string{}, []map[string]any{}
+				for _, g := range guests {
+					if !all && (g.State == "stopped" || g.State == "failed" || g.State == "created") {
+						continue
+					}
+					if quiet {
+						fmt.Fprintln(cmd.OutOrStdout(), g.Name)
+					}
+					shown = append(shown, guestJSON(g))
+					rows = append(rows, []string{
+						g.Name, stateWord(g), ago(g.StartedUnixMs), fmt.Sprintf("%d MiB", g.MemoryMib), fmt.Sprint(g.Cpus),
+						platformWord(g.Platform, g.Protected), g.ImageId[:min(12, len(g.ImageId))],
+					})
+				}
+				switch {
+				case quiet:
+					return nil
+				case asJSON:
+					return printJSON(cmd, shown)
+				}
+				return term.Table(cmd.OutOrStdout(), []string{"NAME", "STATE", "STARTED", "MEMORY", "CPUS", "PLATFORM", "IMAGE"}, rows)
+			})
+		},
+	}
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "show guests that don't run too")
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print names only")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	agent.add(cmd)
+	return cmd
+}
+
+func newInspect() *cobra.Command {
+	var agent agentFlags
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "inspect GUEST",
+		Short: "Show all of a guest",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return agent.with(cmd.Context(), func(c *client.Client) error {
+				g, err := c.Get(cmd.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				if asJSON {
+					return printJSON(cmd, guestJSON(g))
+				}
+				pairs := []string{
+					"name", g.Name, "uuid", g.Uuid, "state", g.State, "platform", platformWord(g.Platform, g.Protected),
+					"created", ago(g.CreatedUnixMs), "started", ago(g.StartedUnixMs), "stages", stages(g), "qemu pid", fmt.Sprint(g.Pid),
+					"memory", fmt.Sprintf("%d MiB", g.MemoryMib), "cpus", fmt.Sprint(g.Cpus), "image id", g.ImageId, "identity", g.Identity,
+				}
+				if f := g.Failure; f != nil {
+					pairs = append(pairs, "failure", f.Code+": "+f.Message, "remedy", f.Remedy)
+				}
+				return term.Fields(cmd.OutOrStdout(), pairs...)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	agent.add(cmd)
+	return cmd
+}
+
+func newStop() *cobra.Command {
+	var agent agentFlags
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "stop GUEST...",
+		Short: "Ask guests to power off, in order; end them after a time",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return agent.each(cmd, args, func(c *client.Client, name string) error {
+				_, err := c.Stop(cmd.Context(), name, timeout)
+				return err
+			})
+		},
+	}
+	cmd.Flags().DurationVarP(&timeout, "time", "t", 30*time.Second, "how long a guest may take")
+	agent.add(cmd)
+	return cmd
+}
+
+func newKill() *cobra.Command {
+	var agent agentFlags
+	cmd := &cobra.Command{
+		Use:   "kill GUEST...",
+		Short: "End guests at once",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return agent.each(cmd, args, func(c *client.Client, name string) error {
+				_, err := c.Kill(cmd.Context(), name)
+				return err
+			})
+		},
+	}
+	agent.add(cmd)
+	return cmd
+}
+
+func newRm() *cobra.Command {
+	var agent agentFlags
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "rm GUEST...",
+		Short: "Remove guests that don't run, and their disks",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return agent.each(cmd, args, func(c *client.Client, name string) error {
+				if force {
+					_, _ = c.Kill(cmd.Context(), name) // one that does not run can't be killed
+				}
+				return c.Delete(cmd.Context(), name)
+			})
+		},
+	}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "kill a running guest first")
+	agent.add(cmd)
+	return cmd
+}

@@ -1,0 +1,152 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/secexec/secexec/cmd/secexec/term"
+	"github.com/secexec/secexec/hostagent/client"
+	"github.com/secexec/secexec/hostagent/fault"
+	"github.com/secexec/secexec/proto/hostagent/v1"
+)
+
+func newRun() *cobra.Command {
+	var agent agentFlags
+	var check identityFlags
+	var request hostagentv1.CreateRequest
+	var asJSON bool
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "run BUNDLE",
+		Short: "Create and start a guest, and wait until it is ready, verified",
+		Long: `Run takes over a bundle, starts the guest and waits for a signed readiness
+report that answers a fresh nonce. Without --identity the report is checked with
+the bundle's own key, which proves no more than the bundle does; the owner checks
+with the identity.pub kept at build.
+
+A guest that does not become ready is ended and stays, as failed, for
+secexec inspect and secexec logs.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			bundle, err := filepath.Abs(args[0])
+			if err != nil {
+				return fmt.Errorf("find bundle: %w", err)
+			}
+			request.Bundle = bundle
+			ctx, cancel := context.WithTimeoutCause(cmd.Context(), timeout, fmt.Errorf("guest not ready within %s", timeout))
+			defer cancel()
+			return agent.with(ctx, func(c *client.Client) error {
+				out := cmd.OutOrStdout()
+				if asJSON {
+					out = cmd.ErrOrStderr()
+				}
+				g, verdict, err := runGuest(ctx, c, &request, check, term.NewSteps(out))
+				if err != nil {
+					return err
+				}
+				if asJSON {
+					return printJSON(cmd, map[string]any{"guest": guestJSON(g), "verified": verdict})
+				}
+				fmt.Fprintf(out, "guest %s is ready: %s\n", g.Name, verdict.words())
+				return nil
+			})
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&request.Name, "name", "", "the guest's name (default: the bundle's)")
+	f.Uint32Var(&request.MemoryMib, "memory", 0, "guest memory in MiB (default: the bundle's)")
+	f.Uint32Var(&request.Cpus, "cpus", 1, "virtual CPUs")
+	f.DurationVar(&timeout, "timeout", 5*time.Minute, "how long to wait for all of it")
+	f.BoolVar(&asJSON, "json", false, "print JSON")
+	check.add(cmd)
+	agent.add(cmd)
+	return cmd
+}
+
+// runGuest creates, starts and verifies. What an interruption leaves running it
+// ends; a guest that was only created it removes.
+func runGuest(ctx context.Context, c *client.Client, r *hostagentv1.CreateRequest, check identityFlags, steps *term.Steps) (_ *hostagentv1.Guest, _ *verdict, err error) {
+	steps.Begin("copy bundle")
+	defer func() {
+		if err != nil {
+			steps.Fail()
+		}
+	}()
+	g, err := c.Create(ctx, r)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() {
+		if err != nil && ctx.Err() != nil {
+			undo(c, g.Name)
+		}
+	}()
+	events, err := c.Events(ctx, g.Name)
+	if err != nil {
+		return nil, nil, err
+	}
+	steps.Begin("launch QEMU")
+	if _, err := c.Start(ctx, g.Name); err != nil {
+		return nil, nil, err
+	}
+	if g, err = follow(events, steps); err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return nil, nil, err
+	}
+	steps.Begin("verify readiness")
+	v, err := check.verify(ctx, c, g)
+	if err != nil {
+		return nil, nil, err
+	}
+	steps.End("")
+	return g, v, nil
+}
+
+// waiting says what comes after each stage.
+var waiting = map[string]string{
+	"starting": "ultravisor unpacks the image", "unpacked": "kernel starts", "kernel": "guestinit unlocks the root",
+	"unlocked": "root is mounted", "mounted": "guestinit hands over", "handover": "guest becomes ready",
+}
+
+// follow shows stages as they pass, up to ready.
+func follow(events *client.Stream, steps *term.Steps) (*hostagentv1.Guest, error) {
+	shown := 0
+	for {
+		e, err := events.Next()
+		if err != nil {
+			return nil, err
+		}
+		g := e.Guest
+		for ; shown < len(g.Stages); shown++ {
+			steps.End(fmt.Sprintf("[%s]", g.Stages[shown].Name))
+			if next := waiting[g.Stages[shown].Name]; next != "" {
+				steps.Begin(next)
+			}
+		}
+		switch {
+		case e.Deleted:
+			return nil, errors.New("the guest was removed meanwhile")
+		case g.State == "ready":
+			return g, nil
+		case g.State == "failed" && g.Failure != nil:
+			return nil, &fault.Error{Code: fault.Code(g.Failure.Code), Message: g.Failure.Message, Remedy: g.Failure.Remedy}
+		case g.State == "stopped" || g.State == "stopping":
+			return nil, fmt.Errorf("guest %s was stopped meanwhile", g.Name)
+		}
+	}
+}
+
+// undo ends and removes a guest after an interruption.
+func undo(c *client.Client, name string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	_, _ = c.Kill(ctx, name)
+	_ = c.Delete(ctx, name)
+}
