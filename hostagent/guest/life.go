@@ -168,31 +168,36 @@ func (l *life) start(ctx context.Context) error {
 	if err := l.g.pass("starting"); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
+	dialing, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	booting, cancelBoot := context.WithCancelCause(ctx)
+	defer cancelBoot(nil)
 	go func() {
 		select {
 		case <-l.proc.Exited():
 			cancel(errEnded)
+			// After a refusal QEMU ends while the stand-in is still telling why.
+			time.AfterFunc(refusalPatience, func() { cancelBoot(errEnded) })
 		case <-ctx.Done():
+		case <-dialing.Done():
 		}
 	}()
-	if l.monitor, err = qemu.Dial(ctx, cfg.QMPSocket); err != nil {
-		return l.startFault(ctx, &rec, err)
+	if l.monitor, err = qemu.Dial(dialing, cfg.QMPSocket); err != nil {
+		return l.startFault(dialing, &rec, err)
 	}
-	if err := f.Platform.Boot(ctx, platform.BootSpec{Config: cfg, Monitor: l.monitor, Log: f.Log}); err != nil {
-		return l.startFault(ctx, &rec, err)
+	if err := f.Platform.Boot(booting, platform.BootSpec{Config: cfg, Monitor: l.monitor, Log: f.Log}); err != nil {
+		return l.startFault(dialing, &rec, err)
 	}
 	return l.g.pass("unpacked")
 }
 
 // startFault finds the words for a failed start.
-func (l *life) startFault(ctx context.Context, rec *store.Guest, err error) error {
+func (l *life) startFault(dialing context.Context, rec *store.Guest, err error) error {
 	var refused *platform.RefusedError
 	switch {
 	case errors.As(err, &refused):
 		return fault.New(fault.Refused, "start guest %s: %w", rec.Name, refused)
-	case errors.Is(context.Cause(ctx), errEnded):
+	case errors.Is(context.Cause(dialing), errEnded):
 		l.waitExit(time.Second)
 		message := withTail(fmt.Sprintf("QEMU of guest %s ended at once: %s", rec.Name, l.proc.Exit()), "its last words", filepath.Join(l.g.dir(), qemuLog))
 		return fault.New(fault.Launch, "%s", message)
