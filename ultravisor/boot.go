@@ -2,7 +2,6 @@ package ultravisor
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,8 +11,8 @@ import (
 	"github.com/secexec/secexec/ultravisor/gdb"
 )
 
-// Registers of QEMU's gdb stub for s390x: 0 and 1 are the PSW, 2 to 17 the
-// general registers.
+// Registers of QEMU's gdb stub for s390x (gdb-xml/s390x-core64.xml): 0 and 1
+// are the PSW, 2 to 17 the general registers.
 const (
 	regMask    = 0
 	regAddr    = 1
@@ -21,141 +20,81 @@ const (
 )
 
 // The facility that stage3a asks for, and the subcodes of DIAGNOSE 0x308 that
-// the ultravisor answers.
+// the ultravisor answers (Linux: arch/s390/include/asm/diag.h).
 const (
 	unpackFacility   = 161
 	subcodeSetParams = 8
 	subcodeUnpack    = 10
 )
 
-// ErrStage3a says that the plain text of the image holds no boot loader of the
-// kind that asks an ultravisor.
-var ErrStage3a = errors.New("no stage3a found in guest memory")
+// trapSize is the length in bytes of STFLE and of DIAGNOSE.
+const trapSize = 4
 
 // Boot drives a guest that QEMU holds stopped at its first instruction (-S)
-// through stage3a, unmodified, up to the ultravisor's decision. gdb is a
+// through stage3a, unmodified, up to the ultravisor's decision. conn is a
 // connection to QEMU's gdb stub; mem is the guest's memory, shared with QEMU.
 //
 // When the image is admitted the guest runs on in stage3b and Boot returns nil.
 // When it is refused stage3a runs on to print why, and Boot returns the
-// *Refusal. In both cases the connection is closed.
+// *Refusal. After any other error the guest is of no use and QEMU is to be
+// ended: gdb.ErrExited and gdb.ErrStopped say that the guest came to an end by
+// itself. In all cases conn is closed.
 func (u *Ultravisor) Boot(ctx context.Context, conn net.Conn, mem RAM, log *slog.Logger) error {
 	defer conn.Close()
+	traps, err := findTraps(mem)
+	if err != nil {
+		return err
+	}
 	c, err := gdb.New(ctx, conn)
 	if err != nil {
 		return err
 	}
-	b := &boot{u: u, c: c, mem: mem, traps: findTraps(mem), log: log}
-	if len(b.traps) == 0 {
-		return ErrStage3a
-	}
-	for addr := range b.traps {
-		if err := c.SetBreakpoint(ctx, addr, 4); err != nil {
+	b := &boot{u: u, c: c, mem: mem, traps: traps, log: log}
+	for addr := range traps {
+		if err := c.SetBreakpoint(ctx, addr, trapSize); err != nil {
 			return err
 		}
 	}
 	for {
 		if err := c.Continue(ctx); err != nil {
-			return err
+			return fmt.Errorf("wait for stage3a: %w", err)
 		}
-		addr, err := c.ReadRegister(ctx, regAddr)
-		if err != nil {
-			return err
-		}
-		done, err := b.trap(ctx, addr)
-		if done || err != nil {
+		if done, err := b.trap(ctx); done || err != nil {
 			return err
 		}
 	}
 }
 
+// boot is one guest between its first instruction and the decision.
 type boot struct {
 	u     *Ultravisor
 	c     *gdb.Client
 	mem   RAM
-	traps map[uint64]uint32 // address to instruction word
+	traps map[uint64]instruction
 	log   *slog.Logger
-}
-
-// findTraps finds the instructions that the stand-in must see in the image's
-// plain text: STFLE, and DIAGNOSE with code 0x308. Instructions lie on even
-// addresses; a false find is harmless, since it stops the guest only if executed.
-func findTraps(mem RAM) map[uint64]uint32 {
-	end := uint64(min(len(mem), seimage.MinHeaderAddr))
-	for ; end+seimage.PageSize <= uint64(len(mem)) && end < 1<<20; end += seimage.PageSize {
-		if string(mem[end:end+8]) == seimage.HeaderMagic {
-			break
-		}
-	}
-	if end >= 1<<20 {
-		end = seimage.MinHeaderAddr
-	}
-	traps := make(map[uint64]uint32)
-	for addr := uint64(seimage.Stage3aAddr); addr+4 <= end; addr += 2 {
-		w := binary.BigEndian.Uint32(mem[addr:])
-		if w>>16 == 0xb2b0 || w>>24 == 0x83 && w&0xffff == 0x0308 {
-			traps[addr] = w
-		}
-	}
-	return traps
 }
 
 // trap handles the instruction that the guest stopped at. done says that the
 // guest runs on without us.
-func (b *boot) trap(ctx context.Context, addr uint64) (done bool, err error) {
-	w, ours := b.traps[addr]
-	switch {
-	case !ours:
-		return false, fmt.Errorf("guest stopped at 0x%x, where no breakpoint is", addr)
-	case w>>16 == 0xb2b0:
-		return false, b.stfle(ctx, addr, w)
-	}
-	r1, r3 := int(w>>20&15), int(w>>16&15)
-	subcode, err := b.general(ctx, r3)
+func (b *boot) trap(ctx context.Context) (done bool, err error) {
+	addr, err := b.c.ReadRegister(ctx, regAddr)
 	if err != nil {
 		return false, err
 	}
-	if subcode != subcodeSetParams && subcode != subcodeUnpack || r1%2 != 0 {
-		return false, b.over(ctx, addr)
+	w, ours := b.traps[addr]
+	switch {
+	case !ours:
+		return false, fmt.Errorf("wait for stage3a: %w at 0x%x, where no breakpoint is", gdb.ErrStopped, addr)
+	case w.stfle():
+		return false, b.stfle(ctx, addr, w)
 	}
-	var psw seimage.PSW
-	if subcode == subcodeSetParams {
-		var ipib uint64
-		if ipib, err = b.general(ctx, r1); err != nil {
-			return false, err
-		}
-		err = b.u.SetParameters(b.mem, ipib)
-	} else {
-		psw, err = b.u.Unpack(b.mem)
-	}
-	result := uint64(diagOK)
-	var refusal *Refusal
-	if errors.As(err, &refusal) {
-		result = refusal.Result()
-	} else if err != nil {
-		return false, err
-	}
-	if subcode == subcodeUnpack && refusal == nil {
-		b.log.Info("image unpacked", "start", fmt.Sprintf("0x%x", psw.Addr))
-		return true, b.start(ctx, psw)
-	}
-	if err := b.c.WriteRegister(ctx, regGeneral+r1+1, result); err != nil {
-		return false, err
-	}
-	if err := b.c.WriteRegister(ctx, regAddr, addr+4); err != nil {
-		return false, err
-	}
-	if refusal != nil {
-		// stage3a goes on alone and prints the reason.
-		return true, errors.Join(refusal, b.leave(ctx))
-	}
-	return false, nil
+	return b.diag(ctx, addr, int(w>>20&15), int(w>>16&15))
 }
 
 // stfle lets the instruction run and shows the unpack facility in the list that
 // it stored, where the list reaches that far.
-func (b *boot) stfle(ctx context.Context, addr uint64, w uint32) error {
-	last, err := b.general(ctx, 0)
+func (b *boot) stfle(ctx context.Context, addr uint64, w instruction) error {
+	asked, err := b.general(ctx, 0) // low byte: doublewords wanted, less one
 	if err != nil {
 		return err
 	}
@@ -171,22 +110,68 @@ func (b *boot) stfle(ctx context.Context, addr uint64, w uint32) error {
 		return err
 	}
 	at := list + unpackFacility/8
-	if last&0xff < unpackFacility/64 || at < list || at >= uint64(len(b.mem)) {
+	if asked&0xff < unpackFacility/64 || at < list || at >= uint64(len(b.mem)) {
 		return nil
 	}
 	b.mem[at] |= 0x80 >> (unpackFacility % 8)
+	b.log.Debug("unpack facility shown", "list", fmt.Sprintf("0x%x", list))
 	return nil
+}
+
+// diag answers DIAGNOSE 0x308 with the operands r1 and r3: r3 holds the subcode,
+// r1 the IPIB's address; the result goes to the register after r1, which is
+// even. Other subcodes are the machine's to answer.
+func (b *boot) diag(ctx context.Context, addr uint64, r1, r3 int) (done bool, err error) {
+	subcode, err := b.general(ctx, r3)
+	if err != nil {
+		return false, err
+	}
+	var psw seimage.PSW
+	switch {
+	case subcode == subcodeSetParams && r1%2 == 0:
+		var ipib uint64
+		if ipib, err = b.general(ctx, r1); err != nil {
+			return false, err
+		}
+		err = b.u.SetParameters(b.mem, ipib)
+	case subcode == subcodeUnpack && r1%2 == 0:
+		if psw, err = b.u.Unpack(b.mem); err == nil {
+			b.log.Info("image unpacked", "start", fmt.Sprintf("0x%x", psw.Addr))
+			return true, b.start(ctx, psw)
+		}
+	default:
+		return false, b.over(ctx, addr)
+	}
+	result := uint64(diagOK)
+	var refusal *Refusal
+	if errors.As(err, &refusal) {
+		result = refusal.Result()
+	} else if err != nil {
+		return false, err
+	}
+	if err := b.c.WriteRegister(ctx, regGeneral+r1+1, result); err != nil {
+		return false, err
+	}
+	if err := b.c.WriteRegister(ctx, regAddr, addr+trapSize); err != nil {
+		return false, err
+	}
+	if refusal == nil {
+		return false, nil
+	}
+	// stage3a goes on alone and prints the reason.
+	b.log.Info("image refused", "reason", refusal.Words, "result", fmt.Sprintf("0x%016x", result))
+	return true, errors.Join(refusal, b.leave(ctx))
 }
 
 // over runs the instruction under a breakpoint.
 func (b *boot) over(ctx context.Context, addr uint64) error {
-	if err := b.c.ClearBreakpoint(ctx, addr, 4); err != nil {
+	if err := b.c.ClearBreakpoint(ctx, addr, trapSize); err != nil {
 		return err
 	}
 	if err := b.c.Step(ctx); err != nil {
 		return err
 	}
-	return b.c.SetBreakpoint(ctx, addr, 4)
+	return b.c.SetBreakpoint(ctx, addr, trapSize)
 }
 
 // start puts the guest where the SE header says, as after a reset.
@@ -208,7 +193,7 @@ func (b *boot) start(ctx context.Context, psw seimage.PSW) error {
 // leave takes all breakpoints away and lets the guest run.
 func (b *boot) leave(ctx context.Context) error {
 	for addr := range b.traps {
-		if err := b.c.ClearBreakpoint(ctx, addr, 4); err != nil {
+		if err := b.c.ClearBreakpoint(ctx, addr, trapSize); err != nil {
 			return err
 		}
 	}

@@ -20,14 +20,15 @@ import (
 // Ultravisor takes one guest from its IPIB to its first instruction. It is not
 // safe for use by several goroutines.
 type Ultravisor struct {
-	hostKeys
-	ipib *seimage.IPIB // set by SetParameters
+	host    *ecdh.PrivateKey
+	backups []*ecdh.PrivateKey
+	ipib    *seimage.IPIB // set by SetParameters
 }
 
 // New stands in for the firmware of the host with this private key and, on
 // hosts that have them, backup keys. The keys stay the caller's.
 func New(host *ecdh.PrivateKey, backups ...*ecdh.PrivateKey) *Ultravisor {
-	return &Ultravisor{hostKeys: hostKeys{host, backups}}
+	return &Ultravisor{host: host, backups: backups}
 }
 
 // SetParameters does DIAGNOSE 0x308 subcode 8: it checks the IPIB at this guest

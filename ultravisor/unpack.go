@@ -5,31 +5,48 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/secexec/secexec/seimage"
 	"github.com/secexec/secexec/seimage/bootloader"
 )
 
-// ErrParts says that an admitted image's parts are not where its own boot
-// loader would look for them.
-var ErrParts = errors.New("image's parts not found")
+var (
+	// ErrParts says that an admitted image's parts are not where its own boot
+	// loader would look for them.
+	ErrParts = errors.New("image's parts not found")
+	// ErrChanged says that an image's pages are not those any more that were
+	// verified: something writes to the file.
+	ErrChanged = errors.New("image changed while it was read")
+)
+
+// maxStage3b bounds the component that is searched for stage3b's arguments, in
+// bytes; those known have less than 16 KiB.
+const maxStage3b = 1 << 20
 
 // Unpacked is an image file that was admitted with a host's private key. Its
 // owner calls Wipe.
 type Unpacked struct {
 	Image *seimage.Image
-	PSW   seimage.PSW
+	PSW   seimage.PSW // where the guest starts: stage3b
 
 	r    io.ReaderAt
 	o    *opened
 	args bootloader.Stage3bArgs
 }
 
-// OpenFile admits an image file as firmware would and finds its parts. All
-// digests are verified before it returns.
+// OpenFile admits an image file as firmware would and finds its parts: a
+// *Refusal says what firmware would say. All digests are verified before it
+// returns; memory use does not grow with the image.
 func OpenFile(r io.ReaderAt, size int64, host *ecdh.PrivateKey) (*Unpacked, error) {
 	img, err := seimage.Open(r, size)
 	if err != nil {
+		if r := refuseHeader(err); r != nil {
+			return nil, r
+		}
+		if errors.Is(err, seimage.ErrIPIB) {
+			return nil, refuseIPIB(err)
+		}
 		return nil, err
 	}
 	ipib := *img.IPIB
@@ -47,33 +64,35 @@ func OpenFile(r io.ReaderAt, size int64, host *ecdh.PrivateKey) (*Unpacked, erro
 	return u, nil
 }
 
-// Wipe overwrites the image's secrets.
-func (u *Unpacked) Wipe() { u.o.secrets.Wipe() }
+// Wipe overwrites the image's secrets; readers of parts are of no use after it.
+func (u *Unpacked) Wipe() { u.o.wipe() }
 
-// Kernel returns the kernel in plain text and its size in bytes.
-func (u *Unpacked) Kernel() (io.Reader, int64) { return u.part(u.args.Kernel) }
+// Kernel returns the kernel in plain text and its size in bytes. A reader that
+// meets pages which are not those that were verified ends with ErrChanged: what
+// it gave is the part only when it ended with io.EOF.
+func (u *Unpacked) Kernel() (io.Reader, int64) { return u.part(u.args.Kernel, u.args.Kernel.Size) }
 
-// Initrd returns the initrd; size 0 means that there is none.
-func (u *Unpacked) Initrd() (io.Reader, int64) { return u.part(u.args.Initrd) }
+// Initrd returns the initrd, as Kernel does; size 0 means that there is none.
+func (u *Unpacked) Initrd() (io.Reader, int64) { return u.part(u.args.Initrd, u.args.Initrd.Size) }
 
-// Cmdline returns the kernel command line without the NUL that ends it.
+// Cmdline returns the kernel command line, as Kernel does, without the NUL that
+// ends it.
 func (u *Unpacked) Cmdline() (io.Reader, int64) {
-	c := u.args.Cmdline
-	if c.Size > 0 {
-		c.Size--
-	}
-	return u.part(c)
+	return u.part(u.args.Cmdline, max(1, u.args.Cmdline.Size)-1)
 }
 
 // findParts reads the arguments of stage3b, where the guest starts.
 func (u *Unpacked) findParts() error {
 	comps := u.Image.IPIB.Components
-	for _, c := range comps {
-		if u.PSW.Addr < c.Addr || u.PSW.Addr >= c.Addr+c.Size || c.Size > 1<<20 {
+	for i, c := range comps {
+		if u.PSW.Addr < c.Addr || u.PSW.Addr >= c.Addr+c.Size {
 			continue
 		}
+		if c.Size > maxStage3b {
+			return fmt.Errorf("%w: the component that starts the guest has %d bytes, at most %d", ErrParts, c.Size, maxStage3b)
+		}
 		stage3b := make([]byte, c.Size)
-		if _, err := io.ReadFull(&pageReader{u: u, c: c}, stage3b); err != nil {
+		if _, err := io.ReadFull(u.component(i, c.Size), stage3b); err != nil {
 			return fmt.Errorf("read stage3b: %w", err)
 		}
 		args, err := bootloader.FindStage3bArgs(stage3b, comps[0].Addr, comps[0].Size)
@@ -82,7 +101,7 @@ func (u *Unpacked) findParts() error {
 		}
 		u.args = args
 		for _, p := range []bootloader.Range{args.Kernel, args.Initrd, args.Cmdline} {
-			if p.Size > 0 && u.component(p) < 0 {
+			if p.Size > 0 && u.find(p) < 0 {
 				return fmt.Errorf("%w: no component holds 0x%x of %d bytes", ErrParts, p.Addr, p.Size)
 			}
 		}
@@ -91,52 +110,21 @@ func (u *Unpacked) findParts() error {
 	return fmt.Errorf("%w: no component holds the start address 0x%x", ErrParts, u.PSW.Addr)
 }
 
-// component returns the index of the component that starts with p, or -1.
-func (u *Unpacked) component(p bootloader.Range) int {
+// find returns the index of the component that p fills but for less than a
+// page, or -1.
+func (u *Unpacked) find(p bootloader.Range) int {
 	for i, c := range u.Image.IPIB.Components {
-		if c.Addr == p.Addr && p.Size <= c.Size {
+		if c.Addr == p.Addr && p.Size <= c.Size && c.Size-p.Size < seimage.PageSize {
 			return i
 		}
 	}
 	return -1
 }
 
-func (u *Unpacked) part(p bootloader.Range) (io.Reader, int64) {
-	i := u.component(p)
-	if i < 0 || p.Size == 0 {
-		return io.LimitReader(nil, 0), 0
+// part reads the first bytes of a part that findParts has found.
+func (u *Unpacked) part(p bootloader.Range, size uint64) (io.Reader, int64) {
+	if p.Size == 0 {
+		return strings.NewReader(""), 0
 	}
-	return io.LimitReader(&pageReader{u: u, c: u.Image.IPIB.Components[i]}, int64(p.Size)), int64(p.Size)
-}
-
-// pageReader reads a component in plain text.
-type pageReader struct {
-	u      *Unpacked
-	c      seimage.IPIBComponent
-	offset uint64
-	buf    []byte // backing store of rest
-	rest   []byte // decrypted, not yet given
-}
-
-func (p *pageReader) Read(b []byte) (int, error) {
-	if len(p.rest) == 0 {
-		if p.offset == p.c.Size {
-			return 0, io.EOF
-		}
-		if p.buf == nil {
-			p.buf = make([]byte, min(64<<10, p.c.Size))
-		}
-		chunk := p.buf[:min(uint64(len(p.buf)), p.c.Size-p.offset)]
-		if n, err := p.u.r.ReadAt(chunk, int64(p.c.Addr+p.offset)); n < len(chunk) {
-			return 0, errors.Join(err, io.ErrUnexpectedEOF)
-		}
-		if p.u.o.cipher != nil {
-			p.u.o.decrypt(chunk, p.c.TweakPrefix, p.offset)
-		}
-		p.offset += uint64(len(chunk))
-		p.rest = chunk
-	}
-	n := copy(b, p.rest)
-	p.rest = p.rest[n:]
-	return n, nil
+	return u.component(u.find(p), size), int64(size)
 }
