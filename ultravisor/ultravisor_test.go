@@ -139,6 +139,7 @@ func TestRefusals(t *testing.T) {
 			if r.Words == "" {
 				t.Error("no words")
 			}
+			known(t, r)
 			if psw != (seimage.PSW{}) || !bytes.Equal(mem, before) {
 				t.Error("the refused image left its mark on memory or PSW")
 			}
@@ -174,6 +175,9 @@ func TestSlots(t *testing.T) {
 				t.Errorf("refused: %v", err)
 			case test.result != 0 && (!errors.As(err, &r) || r.Result() != test.result):
 				t.Errorf("error %v, wants result 0x%016x", err, test.result)
+			}
+			if r != nil {
+				known(t, r)
 			}
 		})
 	}
