@@ -115,13 +115,21 @@ var (
 	serialForm = regexp.MustCompile(`^[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,19}$`)
 )
 
+// CheckName refuses what may not name a workload.
+func CheckName(name string) error {
+	if !nameForm.MatchString(name) {
+		return invalid("name %q is not 1 to 63 characters of a-z, 0-9 and '-'", name)
+	}
+	return nil
+}
+
 // Check reports the first value that breaks the form, wrapped in ErrManifest.
 func (m *Manifest) Check() error {
 	switch {
 	case m.Version != Version:
 		return invalid("version %d, this secexec knows %d", m.Version, Version)
-	case !nameForm.MatchString(m.Name):
-		return invalid("name %q is not 1 to 63 characters of a-z, 0-9 and '-'", m.Name)
+	case CheckName(m.Name) != nil:
+		return CheckName(m.Name)
 	case !isHex(m.Image.ID, 16):
 		return invalid("image id %q is not 16 bytes in hex", m.Image.ID)
 	case len(m.Disks) == 0 || len(m.Disks) > MaxDisks:

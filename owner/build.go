@@ -92,12 +92,15 @@ func Build(ctx context.Context, p Plan) (*Result, error) {
 	}
 	defer bundleDir.Abort()
 
-	keys := newSecrets()
-	defer keys.wipe()
 	res := &Result{Cmdline: p.Cmdline}
 	if res.Cmdline == "" {
 		res.Cmdline = DefaultCmdline(3) // root disk, readiness port, network
 	}
+	if err := p.check(res.Cmdline); err != nil {
+		return nil, err
+	}
+	keys := newSecrets()
+	defer keys.wipe()
 
 	step("encrypt root disk")
 	volume, err := rootdisk.Create(ctx, bundleDir.Join(rootFile), rootdisk.Options{
@@ -147,6 +150,29 @@ func Build(ctx context.Context, p Plan) (*Result, error) {
 		return nil, err
 	}
 	return res, nil
+}
+
+// check refuses a plan that could not be built, before any of the work.
+func (p *Plan) check(cmdline string) error {
+	if err := bundle.CheckName(p.Name); err != nil {
+		return err
+	}
+	if err := sealed.CheckInit(p.Init); err != nil {
+		return err
+	}
+	if _, err := initrd.FindTree(p.Modules); err != nil {
+		return fmt.Errorf("open kernel modules: %w", err)
+	}
+	kernel, err := os.Open(p.Kernel)
+	if err != nil {
+		return fmt.Errorf("open kernel: %w", err)
+	}
+	defer kernel.Close()
+	info, err := kernel.Stat()
+	if err != nil {
+		return fmt.Errorf("open kernel: %w", err)
+	}
+	return seimage.CheckKernel(kernel, info.Size(), []byte(cmdline))
 }
 
 // packInitrd writes the initrd to a file without a name: it holds the volume

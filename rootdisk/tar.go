@@ -33,7 +33,7 @@ func (t *tree) addTar(ctx context.Context, source string) error {
 		switch {
 		case errors.Is(err, io.EOF) && len(t.entries) > 0:
 			return nil
-		case errors.Is(err, tar.ErrHeader) || errors.Is(err, io.EOF):
+		case errors.Is(err, tar.ErrHeader) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
 			return fmt.Errorf("%w: it is no tar archive, or a damaged one", ErrSource)
 		case err != nil:
 			return err

@@ -91,8 +91,8 @@ func (r *Record) Check() error {
 		return invalid("identity seed has %d bytes, wants %d", len(r.IdentitySeed), ed25519.SeedSize)
 	case len(r.Modules) > MaxModules:
 		return invalid("%d modules, at most %d", len(r.Modules), MaxModules)
-	case !cleanAbs(r.Init):
-		return invalid("init %q is not a clean absolute path of at most %d bytes", r.Init, MaxPath)
+	case CheckInit(r.Init) != nil:
+		return CheckInit(r.Init)
 	case r.StopSignal == 0 || r.StopSignal > 64:
 		return invalid("stop signal %d is not in 1..64", r.StopSignal)
 	case v.ID == [IDSize]byte{}:
@@ -114,6 +114,14 @@ func (r *Record) Check() error {
 			return invalid("module file %q is not a unique plain name ending in .ko", m.File)
 		}
 		seen[m.File] = true
+	}
+	return nil
+}
+
+// CheckInit refuses what may not be a record's Init.
+func CheckInit(path string) error {
+	if !cleanAbs(path) {
+		return invalid("init %q is not a clean absolute path of at most %d bytes", path, MaxPath)
 	}
 	return nil
 }

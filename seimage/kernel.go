@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 )
 
 // What Linux for s390 says of itself in its raw image (arch/s390/boot/head.S,
@@ -29,6 +30,21 @@ var (
 	ErrInitrd  = errors.New("initrd too large")
 	ErrCmdline = errors.New("kernel command line refused")
 )
+
+// CheckKernel refuses a file that Create would refuse as a kernel, or together
+// with this command line, without reading all of it.
+func CheckKernel(r io.ReaderAt, size int64, cmdline []byte) error {
+	head := make([]byte, min(kernelHead, max(0, size)))
+	if n, err := r.ReadAt(head, 0); n < len(head) {
+		return fmt.Errorf("read kernel: %w", errors.Join(err, io.ErrUnexpectedEOF))
+	}
+	limit, err := checkKernel(head, size)
+	if err != nil {
+		return err
+	}
+	_, err = cmdlineBytes(cmdline, limit)
+	return err
+}
 
 // checkKernel looks at a kernel's first kernelHead bytes and returns its limit
 // for the command line, NUL included.

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"secexec": main})
+}
+
+// The commands as people type them: what they print, how they end, and that a
+// failure leaves nothing behind.
+func TestScripts(t *testing.T) {
+	t.Parallel()
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"fakekernel": fakeKernel, "fakeguest": fakeGuest, "flip": flip, "names": names,
+		},
+	})
+}
+
+// fakeKernel FILE writes what passes for an s390x kernel: 70 KiB, the magic at
+// 0x10008, a limit of 4096 bytes for the command line.
+func fakeKernel(ts *testscript.TestScript, _ bool, args []string) {
+	b := bytes.Repeat([]byte{0xa5}, 70<<10)
+	copy(b[0x10008:], "S390EP")
+	binary.BigEndian.PutUint64(b[0x10430:], 4096)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o644))
+}
+
+// fakeGuest DIR writes what passes for the s390x programs of a guest.
+func fakeGuest(ts *testscript.TestScript, _ bool, args []string) {
+	elf := make([]byte, 64)
+	copy(elf, "\x7fELF\x02\x02\x01")         // 64 bits, big-endian
+	binary.BigEndian.PutUint16(elf[16:], 2)  // executable
+	binary.BigEndian.PutUint16(elf[18:], 22) // s390
+	binary.BigEndian.PutUint32(elf[20:], 1)
+	ts.Check(os.MkdirAll(ts.MkAbs(args[0]), 0o755))
+	for _, name := range []string{"guestinit", "guestagent"} {
+		ts.Check(os.WriteFile(filepath.Join(ts.MkAbs(args[0]), name), elf, 0o755))
+	}
+}
+
+// flip FILE flips a bit in the first component of an image, at 0x18000.
+func flip(ts *testscript.TestScript, _ bool, args []string) {
+	b, err := os.ReadFile(ts.MkAbs(args[0]))
+	ts.Check(err)
+	b[0x18000] ^= 1
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o600))
+}
+
+// names DIR NAME... wants exactly these names in a folder, hidden ones too.
+func names(ts *testscript.TestScript, _ bool, args []string) {
+	entries, err := os.ReadDir(ts.MkAbs(args[0]))
+	ts.Check(err)
+	want := map[string]bool{".tmp": true} // testscript's own
+	for _, name := range args[1:] {
+		want[name] = true
+	}
+	for _, e := range entries {
+		if !want[e.Name()] {
+			ts.Fatalf("%s holds %s", args[0], e.Name())
+		}
+		delete(want, e.Name())
+	}
+	delete(want, ".tmp")
+	if len(want) > 0 {
+		ts.Fatalf("%s lacks %v", args[0], want)
+	}
+}
