@@ -96,7 +96,7 @@ func (u *Ultravisor) openHeader(o *opened, mem io.ReaderAt, ipib *seimage.IPIB) 
 	}
 	o.header, o.secrets = header, secrets
 	if secrets.SCF&^seimage.KnownSecretFlags != 0 {
-		return refuse(CommandSetParameters, rcSCF, 0, "a secret control flag is not supported")
+		return refuse(CommandSetParameters, rcSCF, rrcSCF, "a secret control flag is not supported")
 	}
 	return nil
 }

@@ -69,7 +69,7 @@ func TestEachByteOfTheHeader(t *testing.T) {
 	s := common()
 	spans := []span{
 		{"magic", 8, []uint64{tagBad}},
-		{"version", 4, []uint64{0x0002_0000_0104_0a02}},
+		{"version", 4, []uint64{0x0002_0001_0104_0a02}},
 		{"size", 4, []uint64{sizeBad}},
 		{"iv", 12, []uint64{tagBad}},
 		{"reserved", 4, []uint64{tagBad}},

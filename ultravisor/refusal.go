@@ -38,14 +38,19 @@ const (
 	rcHeader  = 0x010a
 )
 
-// Return reason codes (rrc), each under the rc that it belongs to.
+// Return reason codes (rrc), each under the rc that it belongs to (s390-tools:
+// rust/pvimg/boot/stage3a.c).
 const (
 	rrcALD = 0x1a // rcVerify
 	rrcPLD = 0x1b
 	rrcTLD = 0x1c
 	rrcNEP = 0x1d
 
+	rrcVersion = 0x01 // rcVersion
+
 	rrcPCF = 0x30 // rcPCF
+
+	rrcSCF = 0x00 // rcSCF
 
 	rrcNoSlot    = 0x05 // rcHostKey
 	rrcBadKey    = 0x0b
@@ -99,7 +104,7 @@ var headerErrors = []struct {
 	words   string
 }{
 	{seimage.ErrHeaderMagic, rcHeader, 0, "there is no SE header"},
-	{seimage.ErrHeaderVersion, rcVersion, 0, "the SE header's version is not supported"},
+	{seimage.ErrHeaderVersion, rcVersion, rrcVersion, "the SE header's version is not supported"},
 	{seimage.ErrHeaderSize, rcHeader, rrcSize, "the SE header's size is wrong"},
 	{seimage.ErrEncryptedSize, rcHeader, rrcSEA, "the SE header's encrypted area has a wrong size"},
 	{seimage.ErrNoSlots, rcHeader, rrcNoSlots, "the SE header has no key slot"},

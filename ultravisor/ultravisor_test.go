@@ -82,7 +82,7 @@ func TestRefusals(t *testing.T) {
 		is     error
 	}{
 		{"header magic", set(at, 'X'), 0x0002_0000_010a_0a02, seimage.ErrHeaderMagic},
-		{"header version", set(at+8, 0, 0, 2, 0), 0x0002_0000_0104_0a02, seimage.ErrHeaderVersion},
+		{"header version", set(at+8, 0, 0, 2, 0), 0x0002_0001_0104_0a02, seimage.ErrHeaderVersion},
 		{"header size", set(at+12, 0, 0, 0, 0), 0x0002_0031_010a_0a02, seimage.ErrHeaderSize},
 		{"header size is not the IPIB's", set(ipib+128, 0, 0, 0, 0, 0, 0, 0x20, 0), 0x0002_0031_010a_0a02, seimage.ErrHeaderSize},
 		{"header shorter in the IPIB", set(ipib+128, 0, 0, 0, 0, 0, 0, 1, 0xff), 0x0002_0031_010a_0a02, seimage.ErrHeaderSize},

@@ -96,7 +96,7 @@ func TestOpenFileRefuses(t *testing.T) {
 		result uint64 // 0: no refusal of firmware's, but this error
 		err    error
 	}{
-		{"header version", at + 8, 0x0002_0000_0104_0a02, seimage.ErrHeaderVersion},
+		{"header version", at + 8, 0x0002_0001_0104_0a02, seimage.ErrHeaderVersion},
 		{"header size", at + 15, sizeBad, seimage.ErrHeaderSize},
 		{"header digest", at + 224, tagBad, seimage.ErrHeaderTag},
 		{"own slot", at + 416 + 40, 0x0002_0000_0108_0a02, seimage.ErrSlotTag},
