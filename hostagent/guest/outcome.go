@@ -1,0 +1,95 @@
+package guest
+
+import (
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/secexec/secexec/hostagent/fault"
+	"github.com/secexec/secexec/hostagent/platform"
+	"github.com/secexec/secexec/hostagent/qemu"
+	"github.com/secexec/secexec/hostagent/store"
+)
+
+// event keeps what QEMU says of its end.
+func (l *life) event(e qemu.Event) {
+	if words, ok := platform.PanicWords(e); ok {
+		l.panics = words
+	}
+	if e.Name == "SHUTDOWN" {
+		var data struct {
+			Reason string `json:"reason"`
+		}
+		if json.Unmarshal(e.Data, &data) == nil {
+			l.reason = data.Reason
+		}
+	}
+}
+
+// drain takes the events that came before the process's end.
+func (l *life) drain(events <-chan qemu.Event) {
+	patience := time.After(500 * time.Millisecond)
+	for events != nil {
+		select {
+		case e, open := <-events:
+			if !open {
+				events = nil
+				continue
+			}
+			l.event(e)
+		case <-patience:
+			return
+		}
+	}
+	for { // FAIL comes just before the power-off
+		select {
+		case m := <-l.port.messages:
+			l.message(m)
+		case <-time.After(100 * time.Millisecond):
+			return
+		}
+	}
+}
+
+// finish decides what the process's end means.
+func (l *life) finish() {
+	name, console := l.name(), l.g.ConsolePath()
+	var f *fault.Error
+	switch {
+	case l.failed == string(fault.NotReady):
+		f = fault.New(fault.NotReady, "%s", withTail(fmt.Sprintf("guest %s was not ready within %s", name, l.g.fleet.ReadyTimeout), "its console's last lines", console))
+	case l.failed != "":
+		f = guestFault(name, l.failed)
+	case l.aborted.Load():
+	case l.panics != "":
+		f = fault.New(fault.GuestPanic, "%s", withTail(fmt.Sprintf("guest %s: %s", name, l.panics), "its console's last lines", console))
+	case l.reason == "guest-reset" && l.ready:
+		l.restart()
+		return
+	case l.reason == "guest-shutdown" && l.ready:
+	case l.reason == "guest-shutdown" || l.reason == "guest-reset":
+		f = fault.New(fault.EndedEarly, "%s", withTail(fmt.Sprintf("guest %s ended before it was ready", name), "its console's last lines", console))
+	default:
+		f = fault.New(fault.QEMUDied, "%s", withTail(fmt.Sprintf("QEMU of guest %s ended: %s", name, l.proc.Exit()), "its last words", filepath.Join(l.g.dir(), qemuLog)))
+	}
+	if f != nil {
+		l.report(l.g.fail(f))
+		return
+	}
+	l.report(l.g.move(Stopped, func(rec *store.Guest) { rec.Process = nil }))
+}
+
+// restart follows a guest's reboot: a fresh QEMU, and the same checks again.
+func (l *life) restart() {
+	next := newLife(l.g)
+	err := l.g.move(Starting, func(rec *store.Guest) {
+		rec.Started, rec.Stages, rec.Failure, rec.Process = time.Now().UTC(), nil, nil, nil
+	})
+	if err != nil {
+		l.report(err)
+		return
+	}
+	l.g.setLife(next)
+	l.g.fleet.lives.Go(func() { next.launch(l.g.fleet.ctx) })
+}

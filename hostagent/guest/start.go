@@ -1,0 +1,186 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/secexec/secexec/hostagent/fault"
+	"github.com/secexec/secexec/hostagent/launch"
+	"github.com/secexec/secexec/hostagent/platform"
+	"github.com/secexec/secexec/hostagent/qemu"
+	"github.com/secexec/secexec/hostagent/store"
+)
+
+// launch takes the guest from state starting to its end.
+func (l *life) launch(ctx context.Context) {
+	defer l.end()
+	starting, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	bounded, stop := context.WithTimeout(starting, launchTimeout)
+	defer stop()
+	launched, watched := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(watched)
+		l.watchOrders(cancel, launched)
+	}()
+	err := l.start(bounded)
+	close(launched)
+	<-watched // it may just be taking an order
+	switch {
+	case err == nil && !l.aborted.Load():
+	case l.aborted.Load():
+		l.killProcess()
+		l.report(l.g.move(Stopped, func(rec *store.Guest) { rec.Process = nil }))
+		return
+	case ctx.Err() != nil:
+		l.killProcess()
+		l.report(l.g.fail(fault.New(fault.Interrupted, "hostagent ended while guest %s started", l.name())))
+		return
+	default:
+		f := fault.As(err)
+		if f.Code == fault.Refused { // its boot loader says why, and stops
+			l.waitExit(refusalPatience)
+		}
+		l.killProcess()
+		l.report(l.g.fail(f))
+		return
+	}
+	if err := l.g.move(Running, nil); err != nil {
+		l.killProcess()
+		l.report(l.g.fail(fault.As(err)))
+		return
+	}
+	l.supervise(ctx)
+}
+
+// watchOrders cancels the launch at the first order.
+func (l *life) watchOrders(cancel context.CancelCauseFunc, launched <-chan struct{}) {
+	select {
+	case <-l.orders:
+		l.aborted.Store(true)
+		cancel(errAborted)
+	case <-launched:
+	}
+}
+
+// start launches QEMU and takes the guest past the ultravisor.
+func (l *life) start(ctx context.Context) error {
+	f, rec := l.g.fleet, l.g.Snapshot()
+	release, err := qemu.Version(ctx, f.QEMU)
+	if err != nil {
+		return fault.New(fault.QEMU, "start guest %s: %w", rec.Name, err)
+	}
+	if err := f.Platform.Check(ctx); err != nil {
+		return fault.New(fault.Node, "start guest %s: %w", rec.Name, err)
+	}
+	cfg, err := l.config(&rec, release.Sandbox)
+	if err != nil {
+		return err
+	}
+	argv, err := qemu.Args(cfg)
+	if err != nil {
+		return fault.New(fault.Launch, "start guest %s: %w", rec.Name, err)
+	}
+	l.proc, err = f.Launcher.Start(ctx, launch.Spec{
+		Name: rec.Name, UUID: rec.UUID, Argv: argv, Dir: f.Store.Dir(rec.Name), LogPath: filepath.Join(f.Store.Dir(rec.Name), qemuLog),
+	})
+	if err != nil {
+		return fault.New(fault.Launch, "start guest %s: %w", rec.Name, err)
+	}
+	id := l.proc.Identity()
+	if err := l.g.update(func(rec *store.Guest) error { rec.Process = &id; return nil }); err != nil {
+		return err
+	}
+	if err := l.g.pass("starting"); err != nil {
+		return err
+	}
+	dialing, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	booting, cancelBoot := context.WithCancelCause(ctx)
+	defer cancelBoot(nil)
+	go func() {
+		select {
+		case <-l.proc.Exited():
+			cancel(errEnded)
+			// After a refusal QEMU ends while the stand-in is still telling why.
+			time.AfterFunc(refusalPatience, func() { cancelBoot(errEnded) })
+		case <-ctx.Done():
+		case <-dialing.Done():
+		}
+	}()
+	if l.monitor, err = qemu.Dial(dialing, cfg.QMPSocket); err != nil {
+		return l.startFault(dialing, &rec, err)
+	}
+	if err := f.Platform.Boot(booting, platform.BootSpec{Config: cfg, Monitor: l.monitor, Log: f.Log}); err != nil {
+		return l.startFault(dialing, &rec, err)
+	}
+	return l.g.pass("unpacked")
+}
+
+// startFault finds the words for a failed start.
+func (l *life) startFault(dialing context.Context, rec *store.Guest, err error) error {
+	var refused *platform.RefusedError
+	switch {
+	case errors.As(err, &refused):
+		return fault.New(fault.Refused, "start guest %s: %w", rec.Name, refused)
+	case errors.Is(context.Cause(dialing), errEnded):
+		l.waitExit(time.Second)
+		message := withTail(fmt.Sprintf("QEMU of guest %s ended at once: %s", rec.Name, l.proc.Exit()), "its last words", filepath.Join(l.g.dir(), qemuLog))
+		return fault.New(fault.Launch, "%s", message)
+	}
+	return fault.New(fault.Launch, "start guest %s: %w", rec.Name, err)
+}
+
+// config is the guest's QEMU configuration, in fresh runtime files.
+func (l *life) config(rec *store.Guest, sandbox bool) (*qemu.Config, error) {
+	f := l.g.fleet
+	run := f.runDir(rec.Name)
+	if err := os.RemoveAll(run); err != nil {
+		return nil, fault.New(fault.Storage, "clear runtime folder: %w", err)
+	}
+	if err := os.MkdirAll(run, 0o700); err != nil {
+		return nil, fault.New(fault.Storage, "make runtime folder: %w", err)
+	}
+	dir := f.Store.Dir(rec.Name)
+	cfg := &qemu.Config{
+		Name: rec.Name, UUID: rec.UUID, Binary: f.QEMU, MemoryMiB: rec.MemoryMiB, CPUs: rec.CPUs,
+		Kernel: filepath.Join(dir, rec.Image), ConsolePath: filepath.Join(dir, consoleFile),
+		ReadinessSocket: filepath.Join(run, readinessSocket), QMPSocket: filepath.Join(run, qmpSocket),
+		RuntimeDir: run, Sandbox: sandbox,
+	}
+	for _, d := range rec.Disks {
+		cfg.Disks = append(cfg.Disks, qemu.Disk{Path: filepath.Join(dir, d.File), Serial: d.Serial, ReadOnly: d.ReadOnly})
+	}
+	f.Platform.Configure(cfg)
+	return cfg, nil
+}
+
+// adopt takes over a guest that an earlier hostagent left running.
+func (l *life) adopt(ctx context.Context) {
+	defer l.end()
+	rec := l.g.Snapshot()
+	dialing, cancel := context.WithTimeout(ctx, adoptTimeout)
+	defer cancel()
+	monitor, err := qemu.Dial(dialing, filepath.Join(l.g.fleet.runDir(rec.Name), qmpSocket))
+	if err == nil {
+		l.monitor = monitor
+		if pid, e := monitor.PeerPID(); e != nil || pid != rec.Process.PID {
+			err = fmt.Errorf("QMP is served by process %d, not %d: %w", pid, rec.Process.PID, errors.Join(e))
+		}
+	}
+	if err != nil && ctx.Err() == nil {
+		l.g.fleet.Log.Error("adopt guest: QEMU does not answer, it is ended", "guest", rec.Name, "error", err)
+		l.killProcess()
+		l.report(l.g.fail(fault.New(fault.QEMUDied, "take over guest %s: %w", rec.Name, err)))
+		return
+	}
+	l.ready = State(rec.State) == Ready
+	if State(rec.State) == Stopping {
+		l.order(order{timeout: DefaultStop})
+	}
+	l.supervise(ctx)
+}
