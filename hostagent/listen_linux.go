@@ -37,7 +37,7 @@ func listen(path string, gid int) (net.Listener, error) {
 		conn.Close()
 		return nil, fmt.Errorf("listen on %s: another hostagent serves it: stop it, or choose another --socket", path)
 	}
-	if errors.Is(err, syscall.ECONNREFUSED) {
+	if info, e := os.Lstat(path); e == nil && info.Mode().Type() == os.ModeSocket && errors.Is(err, syscall.ECONNREFUSED) {
 		if err := os.Remove(path); err != nil {
 			return nil, fmt.Errorf("remove stale socket: %w", err)
 		}

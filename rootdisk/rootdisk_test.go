@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"golang.org/x/crypto/xts"
+	"golang.org/x/sys/unix"
 
 	"github.com/secexec/secexec/outfile"
 	"github.com/secexec/secexec/secret"
@@ -300,6 +301,23 @@ func TestCancelLeavesNothing(t *testing.T) {
 	cancel()
 	dir := t.TempDir()
 	if _, err := Create(ctx, filepath.Join(dir, "root.img"), Options{Source: sampleTar(t), Passphrase: testPass}); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	if left := must(os.ReadDir(dir)); len(left) > 0 {
+		t.Errorf("left %v", left)
+	}
+}
+
+// A disk that fills up half way: a sentence, and nothing left.
+func TestFullDisk(t *testing.T) {
+	need(t, "mke2fs")
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=24m"); err != nil {
+		t.Skipf("can't mount a small file system: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	_, err := Create(t.Context(), filepath.Join(dir, "root.img"), Options{Source: sampleTar(t), Size: 32 << 20, Passphrase: testPass})
+	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, ErrTool) {
 		t.Errorf("got %v", err)
 	}
 	if left := must(os.ReadDir(dir)); len(left) > 0 {

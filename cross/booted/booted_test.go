@@ -95,23 +95,32 @@ func prepare() error {
 	return nil
 }
 
-// build makes a bundle in the lab, and its secrets beside it.
-func build(name, root, host string, memory int) (string, error) {
+// plan says how to build a bundle in the lab, and its secrets beside it.
+func plan(name, root, host string, memory int) (owner.Plan, error) {
 	text, err := os.ReadFile(filepath.Join(lab.dir, host, "host.crt"))
 	if err != nil {
-		return "", err
+		return owner.Plan{}, err
 	}
 	doc, _, err := hostkey.Parse(text)
 	if err != nil {
-		return "", err
+		return owner.Plan{}, err
 	}
 	out := filepath.Join(lab.dir, name)
-	_, err = owner.Build(context.Background(), owner.Plan{
+	return owner.Plan{
 		Name: name, Kernel: filepath.Join(lab.cache, "kernel/vmlinuz"), Modules: filepath.Join(lab.cache, "kernel/modules"),
 		Root: root, GuestDir: lab.dir, Init: "/sbin/init", StopSignal: 38, MemoryMiB: memory,
 		Hosts: []*hostkey.Document{doc}, Bundle: out, Secrets: out + "-secrets",
-	})
-	return out, err
+	}, nil
+}
+
+// build builds a bundle in the lab.
+func build(name, root, host string, memory int) (string, error) {
+	p, err := plan(name, root, host, memory)
+	if err != nil {
+		return "", err
+	}
+	_, err = owner.Build(context.Background(), p)
+	return p.Bundle, err
 }
 
 // small returns the small bundle, whose init is testinit.

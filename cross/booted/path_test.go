@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/secexec/secexec/owner"
 	"github.com/secexec/secexec/proto/readiness"
 )
 
@@ -85,6 +86,37 @@ func TestWholePath(t *testing.T) {
 	}
 	if left, err := os.ReadDir(n.path("run/guests")); err != nil || len(left) > 0 {
 		t.Errorf("left in the runtime folder: %v %v", left, err)
+	}
+}
+
+// A root sealed as read-only is mapped and mounted so.
+func TestReadOnlyRoot(t *testing.T) {
+	t.Parallel()
+	small(t)
+	root := filepath.Join(t.TempDir(), "root")
+	for _, dir := range []string{"dev", "proc", "run", "sys", "sbin"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Link(filepath.Join(lab.dir, "small-root/sbin/init"), filepath.Join(root, "sbin/init")); err != nil {
+		t.Fatal(err)
+	}
+	plan, err := plan("readonly", root, "host-a", 256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan.ReadOnly = true
+	if _, err := owner.Build(t.Context(), plan); err != nil {
+		t.Fatal(err)
+	}
+	n := newNode(t)
+	n.ready(plan.Bundle, "ro")
+	console := n.says("ro", "testinit: waits")
+	for _, want := range []string{"/dev/dm-0 / ext4 ro", "read-only file system"} {
+		if !strings.Contains(console, want) {
+			t.Errorf("console has no %q:\n%s", want, console)
+		}
 	}
 }
 
