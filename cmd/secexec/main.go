@@ -86,7 +86,7 @@ func newRoot() *cobra.Command {
 		root.AddCommand(cmd)
 	}
 	for _, cmd := range []*cobra.Command{
-		newRun(), newPs(), newInspect(), newLogs(), newEvents(), newStop(), newKill(), newRm(), newVerify(), newNode(),
+		newRun(), newStart(), newPs(), newInspect(), newLogs(), newEvents(), newStop(), newKill(), newRm(), newVerify(), newNode(),
 	} {
 		cmd.GroupID = "operator"
 		root.AddCommand(cmd)

@@ -68,45 +68,76 @@ secexec inspect and secexec logs.`,
 	return cmd
 }
 
-// runGuest creates, starts and verifies. What an interruption leaves running it
-// ends; a guest that was only created it removes.
-func runGuest(ctx context.Context, c *client.Client, r *hostagentv1.CreateRequest, check identityFlags, steps *term.Steps) (_ *hostagentv1.Guest, _ *verdict, err error) {
+// runGuest creates, starts and verifies. What an interruption leaves it ends and
+// removes.
+func runGuest(ctx context.Context, c *client.Client, r *hostagentv1.CreateRequest, check identityFlags, steps *term.Steps) (*hostagentv1.Guest, *verdict, error) {
 	steps.Begin("copy bundle")
+	g, err := c.Create(ctx, r)
+	if err != nil {
+		steps.Fail()
+		return nil, nil, err
+	}
+	ready, v, err := startGuest(ctx, c, g.Name, check, steps)
+	if err != nil && ctx.Err() != nil {
+		undo(c, g.Name)
+	}
+	return ready, v, err
+}
+
+// startGuest starts a guest, shows its stages and verifies its readiness.
+func startGuest(ctx context.Context, c *client.Client, name string, check identityFlags, steps *term.Steps) (g *hostagentv1.Guest, v *verdict, err error) {
 	defer func() {
 		if err != nil {
 			steps.Fail()
+			if ctx.Err() != nil {
+				err = context.Cause(ctx)
+			}
 		}
 	}()
-	g, err := c.Create(ctx, r)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer func() {
-		if err != nil && ctx.Err() != nil {
-			undo(c, g.Name)
-		}
-	}()
-	events, err := c.Events(ctx, g.Name)
+	events, err := c.Events(ctx, name)
 	if err != nil {
 		return nil, nil, err
 	}
 	steps.Begin("launch QEMU")
-	if _, err := c.Start(ctx, g.Name); err != nil {
+	if _, err := c.Start(ctx, name); err != nil {
 		return nil, nil, err
 	}
 	if g, err = follow(events, steps); err != nil {
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
 		return nil, nil, err
 	}
 	steps.Begin("verify readiness")
-	v, err := check.verify(ctx, c, g)
-	if err != nil {
+	if v, err = check.verify(ctx, c, g); err != nil {
 		return nil, nil, err
 	}
 	steps.End("")
 	return g, v, nil
+}
+
+func newStart() *cobra.Command {
+	var agent agentFlags
+	var check identityFlags
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "start GUEST",
+		Short: "Start a guest that does not run, and wait until it is ready, verified",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, cancel := context.WithTimeoutCause(cmd.Context(), timeout, fmt.Errorf("guest not ready within %s", timeout))
+			defer cancel()
+			return agent.with(ctx, func(c *client.Client) error {
+				g, verdict, err := startGuest(ctx, c, args[0], check, term.NewSteps(cmd.OutOrStdout()))
+				if err != nil {
+					return err
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "guest %s is ready: %s\n", g.Name, verdict.words())
+				return nil
+			})
+		},
+	}
+	cmd.Flags().DurationVar(&timeout, "timeout", 5*time.Minute, "how long to wait")
+	check.add(cmd)
+	agent.add(cmd)
+	return cmd
 }
 
 // waiting says what comes after each stage.

@@ -71,8 +71,8 @@ func TestWholePath(t *testing.T) {
 		t.Errorf("the workload was not asked to power off:\n%s", console)
 	}
 
-	if _, err := n.c.Start(t.Context(), "g"); err != nil {
-		t.Fatal(err)
+	if out, err := n.secexec("start", "g", "--identity", bundle+"-secrets/identity.pub"); err != nil || !strings.Contains(out, "guest g is ready: signed by image") {
+		t.Errorf("start: %v\n%s", err, out)
 	}
 	n.says("g", "boots before: 1")
 	if err := n.c.Delete(t.Context(), "g"); code(err) != "H205" {
