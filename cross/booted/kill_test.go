@@ -197,3 +197,29 @@ func newSecond(t *testing.T, n *node) string {
 	}
 	return string(out)
 }
+
+// ^C while a guest boots: the guest is ended and gone.
+func TestRunInterrupted(t *testing.T) {
+	t.Parallel()
+	bundle := small(t)
+	n := newNode(t)
+	cmd := exec.Command(filepath.Join(lab.dir, "secexec"), "run", bundle, "--name", "g", "--socket", n.path("sock"))
+	var out strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(2 * time.Second)
+	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 130 || !strings.HasSuffix(out.String(), "secexec: interrupted\n") {
+		t.Errorf("run: %v\n%s", err, out.String())
+	}
+	if guests, err := n.c.List(t.Context()); err != nil || len(guests) != 0 {
+		t.Errorf("left: %v %v", guests, err)
+	}
+	if left := n.processes(); len(left) != 1 { // hostagent
+		t.Errorf("processes %v", left)
+	}
+}
