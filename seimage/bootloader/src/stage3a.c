@@ -56,9 +56,17 @@ static u64 unpack(void)
 	return result;
 }
 
-/* Words for what the ultravisor answers; rc and rrc as in the ultravisor's documents. */
-static const char *words(u16 rc, u16 rrc)
+/*
+ * Words for what comes back: DIAGNOSE's own return code (QEMU: hw/s390x/ipl.h),
+ * and where that says that the ultravisor refused, its rc and rrc.
+ */
+static const char *words(u16 diag, u16 rc, u16 rrc)
 {
+	switch (diag) {
+	case 0x0102:
+	case 0x0902: return "this machine kept no IPL parameters";
+	case 0x0402: return "the IPL parameters are invalid";
+	}
 	switch (rc) {
 	case 0x0102:
 		switch (rrc) {
@@ -94,7 +102,7 @@ static void __attribute__((noreturn)) refused(u64 result)
 	u16 command = result >> 48, rrc = result >> 32, rc = result >> 16, diag = result;
 
 	say("secexec: image refused: ");
-	say(words(rc, rrc));
+	say(words(diag, rc, rrc));
 	say_hex(" (command", command);
 	say_hex(" rc", rc);
 	say_hex(" rrc", rrc);
