@@ -77,12 +77,6 @@ func ParseCertificates(data []byte) ([]*x509.Certificate, error) {
 	return certs, nil
 }
 
-// Coordinates returns the key as SE headers hold it.
-func (d *Document) Coordinates() [PointSize]byte {
-	c, _ := Coordinates(d.point) // Parse made sure of the curve
-	return c
-}
-
 // Hash returns the host key's name in key slots.
 func (d *Document) Hash() [32]byte {
 	h, _ := Hash(d.point)
