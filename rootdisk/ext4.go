@@ -129,13 +129,16 @@ func run(ctx context.Context, stdin []byte, name string, args ...string) (string
 	return words.String(), nil
 }
 
-// find finds a program where PATH or the system's own folders have it; users'
-// PATHs often lack /usr/sbin.
+// toolDirs are where programs are looked for besides PATH: users' PATHs often
+// lack /usr/sbin.
+var toolDirs = []string{"/usr/sbin", "/sbin"}
+
+// find finds a program.
 func find(name string) (string, error) {
 	if path, err := exec.LookPath(name); err == nil {
 		return path, nil
 	}
-	for _, dir := range []string{"/usr/sbin", "/sbin"} {
+	for _, dir := range toolDirs {
 		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
 			return path, nil
 		}

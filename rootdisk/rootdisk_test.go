@@ -324,3 +324,19 @@ func TestFullDisk(t *testing.T) {
 		t.Errorf("left %v", left)
 	}
 }
+
+// A machine without e2fsprogs: the error names the package.
+func TestToolMissing(t *testing.T) {
+	dirs := toolDirs
+	toolDirs = nil
+	defer func() { toolDirs = dirs }()
+	t.Setenv("PATH", t.TempDir())
+	dir := t.TempDir()
+	_, err := Create(t.Context(), filepath.Join(dir, "root.img"), Options{Source: sampleTar(t), Passphrase: testPass})
+	if !errors.Is(err, ErrToolMissing) || !strings.Contains(err.Error(), "mke2fs: install Debian package e2fsprogs") {
+		t.Errorf("got %v", err)
+	}
+	if left := must(os.ReadDir(dir)); len(left) > 0 {
+		t.Errorf("left %v", left)
+	}
+}
