@@ -5,6 +5,7 @@ package api
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/containerd/ttrpc"
@@ -40,7 +41,7 @@ func (s *Service) Create(ctx context.Context, r *hostagentv1.CreateRequest) (*ho
 	if len(r.Name) > maxName || len(r.Bundle) > maxPath || r.MemoryMib > 1<<30 || r.Cpus > 1<<16 {
 		return nil, toStatus(fault.New(fault.BadRequest, "a field is too large"))
 	}
-	g, err := s.Fleet.Create(ctx, guest.Request{Name: r.Name, Bundle: r.Bundle, MemoryMiB: int(r.MemoryMib), CPUs: int(r.Cpus)})
+	g, err := s.Fleet.Create(ctx, guest.Request{Name: r.Name, Bundle: r.Bundle, MemoryMiB: int(r.MemoryMib), CPUs: int(r.Cpus), ID: r.RequestId})
 	if err != nil {
 		return nil, toStatus(err)
 	}
@@ -48,8 +49,8 @@ func (s *Service) Create(ctx context.Context, r *hostagentv1.CreateRequest) (*ho
 }
 
 // Start implements the service.
-func (s *Service) Start(_ context.Context, r *hostagentv1.NameRequest) (*hostagentv1.Guest, error) {
-	return s.with(r.Name, func(g *guest.Guest) error { return g.Start() })
+func (s *Service) Start(ctx context.Context, r *hostagentv1.NameRequest) (*hostagentv1.Guest, error) {
+	return s.with(r.Name, func(g *guest.Guest) error { return g.Start(ctx) })
 }
 
 // Stop implements the service.
@@ -69,8 +70,8 @@ func (s *Service) Kill(ctx context.Context, r *hostagentv1.NameRequest) (*hostag
 }
 
 // Delete implements the service.
-func (s *Service) Delete(_ context.Context, r *hostagentv1.NameRequest) (*hostagentv1.DeleteResponse, error) {
-	if err := s.Fleet.Delete(r.Name); err != nil {
+func (s *Service) Delete(ctx context.Context, r *hostagentv1.NameRequest) (*hostagentv1.DeleteResponse, error) {
+	if err := s.Fleet.Delete(ctx, r.Name); err != nil {
 		return nil, toStatus(err)
 	}
 	return &hostagentv1.DeleteResponse{}, nil
@@ -179,7 +180,7 @@ func (s *Service) show(g store.Guest) *hostagentv1.Guest {
 		out.Pid = int32(g.Process.PID)
 	}
 	for _, stage := range g.Stages {
-		out.Stages = append(out.Stages, &hostagentv1.Stage{Name: stage.Name, Millis: uint64(max(0, stage.Millis))})
+		out.Stages = append(out.Stages, &hostagentv1.Stage{Name: stage.Name, Millis: uint64(max(0, stage.Millis)), By: stage.By})
 	}
 	if f := g.Failure; f != nil {
 		out.Failure = &hostagentv1.Failure{Code: f.Code, Message: f.Message, Remedy: f.Remedy}
@@ -193,8 +194,9 @@ func toStatus(err error) error {
 		return err
 	}
 	f := fault.As(err)
-	st := status.New(f.Code.Status(), f.Message[:min(len(f.Message), maxMessage)])
-	detailed, e := st.WithDetails(&hostagentv1.Failure{Code: string(f.Code), Message: st.Message(), Remedy: f.Remedy})
+	message := strings.ToValidUTF8(f.Message[:min(len(f.Message), maxMessage)], "?")
+	st := status.New(f.Code.Status(), message)
+	detailed, e := st.WithDetails(&hostagentv1.Failure{Code: string(f.Code), Message: message, Remedy: f.Remedy})
 	if e != nil {
 		return st.Err()
 	}

@@ -21,6 +21,12 @@ import (
 // DefaultSocket is where hostagent listens unless told otherwise.
 const DefaultSocket = "/run/secexec/hostagent.sock"
 
+// How long hostagent lets a guest power off, unless told otherwise and at most.
+const (
+	StopTimeout    = 30 * time.Second
+	MaxStopTimeout = time.Hour
+)
+
 // Deadlines of calls.
 const (
 	dialTimeout = 5 * time.Second
@@ -48,6 +54,8 @@ func Dial(ctx context.Context, socket string) (*Client, error) {
 	switch {
 	case errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED):
 		return nil, fmt.Errorf("%w on %s: systemctl start hostagent, or name its socket by --socket", ErrNoHostagent, socket)
+	case errors.Is(err, os.ErrPermission):
+		return nil, fault.New(fault.NotPermitted, "connect to hostagent: %w", err)
 	case err != nil:
 		return nil, fmt.Errorf("connect to hostagent: %w", err)
 	}
@@ -79,8 +87,13 @@ func (c *Client) Start(ctx context.Context, name string) (*hostagentv1.Guest, er
 	return call(ctx, callTimeout, c.api.Start, &hostagentv1.NameRequest{Name: name})
 }
 
-// Stop asks a guest to power off and waits for its end.
+// Stop asks a guest to power off and waits for its end. A timeout of 0 or less is
+// hostagent's own, StopTimeout.
 func (c *Client) Stop(ctx context.Context, name string, timeout time.Duration) (*hostagentv1.Guest, error) {
+	if timeout <= 0 {
+		timeout = StopTimeout
+	}
+	timeout = min(timeout, MaxStopTimeout)
 	return call(ctx, timeout+callTimeout, c.api.Stop, &hostagentv1.StopRequest{Name: name, TimeoutMs: uint32(timeout.Milliseconds())})
 }
 

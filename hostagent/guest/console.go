@@ -34,6 +34,9 @@ func rotate(path string) error {
 		return err
 	}
 	defer src.Close()
+	if _, err := src.Seek(-maxConsole, io.SeekEnd); err != nil { // its latest
+		return err
+	}
 	dst, err := os.OpenFile(path+".1", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"sync"
 	"time"
@@ -160,13 +161,19 @@ type Request struct {
 	Bundle    string // absolute path
 	MemoryMiB int    // 0: the manifest's
 	CPUs      int    // 0: 1
+	ID        string // of the request, for a repeated one; "": never repeated
 }
+
+var requestForm = regexp.MustCompile(`^[a-zA-Z0-9-]{0,64}$`)
 
 // Create takes over a bundle. The guest exists when it returns nil, and not at
 // all otherwise.
 func (f *Fleet) Create(ctx context.Context, r Request) (*Guest, error) {
 	if !filepath.IsAbs(r.Bundle) {
 		return nil, fault.New(fault.BadRequest, "bundle %.200q is not an absolute path", r.Bundle)
+	}
+	if !requestForm.MatchString(r.ID) {
+		return nil, fault.New(fault.BadRequest, "request id %.80q is not up to 64 characters of a-z, A-Z, 0-9 and '-'", r.ID)
 	}
 	b, err := bundle.Open(r.Bundle)
 	if err != nil {
@@ -181,12 +188,15 @@ func (f *Fleet) Create(ctx context.Context, r Request) (*Guest, error) {
 		return nil, err
 	}
 	f.mu.Lock()
-	_, taken := f.guests[rec.Name]
+	there, taken := f.guests[rec.Name]
 	if !taken {
 		f.guests[rec.Name] = nil
 	}
 	f.mu.Unlock()
 	if taken {
+		if r.ID != "" && there != nil && there.Snapshot().Request == r.ID {
+			return there, nil
+		}
 		return nil, fault.New(fault.NameTaken, "there is a guest %s already", rec.Name)
 	}
 	g := newGuest(f, *rec)
@@ -205,7 +215,7 @@ func (f *Fleet) Create(ctx context.Context, r Request) (*Guest, error) {
 func record(m *bundle.Manifest, r Request) (*store.Guest, error) {
 	rec := &store.Guest{
 		Name: r.Name, UUID: newUUID(), State: string(Created), ImageID: m.Image.ID, Identity: m.Identity, Image: m.Image.File,
-		MemoryMiB: r.MemoryMiB, CPUs: r.CPUs, Created: time.Now().UTC(),
+		MemoryMiB: r.MemoryMiB, CPUs: r.CPUs, Request: r.ID, Created: time.Now().UTC(),
 	}
 	if rec.Name == "" {
 		rec.Name = m.Name
@@ -222,7 +232,13 @@ func record(m *bundle.Manifest, r Request) (*store.Guest, error) {
 	if rec.MemoryMiB < 64 || rec.MemoryMiB > qemu.MaxMemoryMiB || rec.CPUs < 1 || rec.CPUs > qemu.MaxCPUs {
 		return nil, fault.New(fault.BadRequest, "guest %s can't have %d MiB of memory and %d CPUs", rec.Name, rec.MemoryMiB, rec.CPUs)
 	}
+	if store.Reserved(m.Image.File) {
+		return nil, fault.New(fault.Bundle, "bundle has a part %s, a name that hostagent needs itself", m.Image.File)
+	}
 	for _, d := range m.Disks {
+		if store.Reserved(d.File) {
+			return nil, fault.New(fault.Bundle, "bundle has a part %s, a name that hostagent needs itself", d.File)
+		}
 		rec.Disks = append(rec.Disks, store.Disk{File: d.File, Serial: d.Serial, ReadOnly: d.ReadOnly})
 	}
 	return rec, nil
@@ -273,10 +289,14 @@ func (f *Fleet) admit(b *bundle.Bundle) error {
 // last: a folder without one is removed when hostagent starts.
 func (f *Fleet) populate(ctx context.Context, b *bundle.Bundle, g *Guest) error {
 	dir := g.dir()
-	if err := os.Mkdir(dir, 0o700); err != nil {
+	err := os.Mkdir(dir, 0o700)
+	if errors.Is(err, os.ErrExist) {
+		return fault.New(fault.NameTaken, "%s holds a guest that this hostagent can't read: its log says why", dir)
+	}
+	if err != nil {
 		return fault.New(fault.Storage, "make guest's folder: %w", err)
 	}
-	err := copyPart(ctx, b, b.Manifest.Image.Part, dir, 0o400)
+	err = copyPart(ctx, b, b.Manifest.Image.Part, dir, 0o400)
 	for _, d := range b.Manifest.Disks {
 		if err == nil {
 			err = copyPart(ctx, b, d.Part, dir, 0o600)
@@ -308,9 +328,12 @@ func copyPart(ctx context.Context, b *bundle.Bundle, p bundle.Part, dir string, 
 }
 
 // Delete removes a guest that does not run.
-func (f *Fleet) Delete(name string) error {
+func (f *Fleet) Delete(ctx context.Context, name string) error {
 	g, err := f.Get(name)
 	if err != nil {
+		return err
+	}
+	if err := g.settled(ctx); err != nil {
 		return err
 	}
 	g.turn <- struct{}{} // so that no start begins meanwhile

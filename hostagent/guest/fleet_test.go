@@ -154,7 +154,7 @@ func TestCallsInEachState(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if err := g.Start(); err != nil {
+		if err := g.Start(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if l := g.current(); l != nil {
@@ -172,13 +172,13 @@ func TestCallsInEachState(t *testing.T) {
 			t.Errorf("%s of a failed guest: %v", name, err)
 		}
 	}
-	if err := f.Delete("g"); err != nil {
+	if err := f.Delete(t.Context(), "g"); err != nil {
 		t.Fatal(err)
 	}
-	if err := g.Start(); fault.As(err).Code != fault.WrongState {
+	if err := g.Start(t.Context()); fault.As(err).Code != fault.WrongState {
 		t.Errorf("start of a deleted guest: %v", err)
 	}
-	if err := f.Delete("g"); fault.As(err).Code != fault.NoGuest {
+	if err := f.Delete(t.Context(), "g"); fault.As(err).Code != fault.NoGuest {
 		t.Errorf("second delete: %v", err)
 	}
 }

@@ -85,16 +85,30 @@ func (g *Guest) move(to State, change func(rec *store.Guest)) error {
 
 // Start begins a launch. It returns once the state is stored; Snapshot and the
 // hub tell how it goes on.
-func (g *Guest) Start() error {
+func (g *Guest) Start(ctx context.Context) error {
+	if err := g.settled(ctx); err != nil {
+		return err
+	}
 	l := newLife(g)
-	err := g.move(Starting, func(rec *store.Guest) {
-		rec.Started, rec.Stages, rec.Failure, rec.Process = time.Now().UTC(), nil, nil, nil
-	})
-	if err != nil {
+	if err := g.move(Starting, fresh); err != nil {
 		return err
 	}
 	g.setLife(l)
 	g.fleet.lives.Go(func() { l.launch(g.fleet.ctx) })
+	return nil
+}
+
+// fresh makes the record one of a guest that was never started.
+func fresh(rec *store.Guest) {
+	rec.Started, rec.Stages, rec.Failure, rec.Process = time.Now().UTC(), nil, nil, nil
+}
+
+// settled waits until an ended run has cleared up behind itself, which it does
+// right after its last state is told.
+func (g *Guest) settled(ctx context.Context) error {
+	if l := g.current(); l != nil && !State(g.Snapshot().State).Live() {
+		return l.wait(ctx)
+	}
 	return nil
 }
 
@@ -121,6 +135,11 @@ func (g *Guest) Kill(ctx context.Context) error {
 	if l == nil {
 		return g.notRunning("killed")
 	}
+	// Stored first, so that after a crash the guest is found ended by order. A
+	// guest that is starting is found as such.
+	if s := State(g.Snapshot().State); s == Running || s == Ready {
+		_ = g.move(Stopping, nil) // it may just have ended by itself
+	}
 	l.order(order{kill: true})
 	return l.wait(ctx)
 }
@@ -143,15 +162,16 @@ func (g *Guest) Challenge(ctx context.Context, nonce [readiness.NonceSize]byte) 
 	return report, nil
 }
 
-// pass records a stage, the first time that it is reached in this start.
-func (g *Guest) pass(stage string) error {
+// pass records a stage, the first time that it is reached in this start, and who
+// says so.
+func (g *Guest) pass(stage, by string) error {
 	return g.update(func(rec *store.Guest) error {
 		for _, s := range rec.Stages {
 			if s.Name == stage {
 				return errAlready
 			}
 		}
-		rec.Stages = append(rec.Stages, store.Stage{Name: stage, Millis: time.Since(rec.Started).Milliseconds()})
+		rec.Stages = append(rec.Stages, store.Stage{Name: stage, Millis: time.Since(rec.Started).Milliseconds(), By: by})
 		return nil
 	})
 }

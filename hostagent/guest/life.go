@@ -12,18 +12,21 @@ import (
 	"github.com/secexec/secexec/hostagent/fault"
 	"github.com/secexec/secexec/hostagent/launch"
 	"github.com/secexec/secexec/hostagent/qemu"
+	"github.com/secexec/secexec/hostagent/store"
 	"github.com/secexec/secexec/proto/readiness"
 )
 
 // Bounds of waiting.
 const (
-	launchTimeout    = 5 * time.Minute // from QEMU's start to the ultravisor's decision
-	adoptTimeout     = 5 * time.Second // for QMP of a QEMU that runs already
+	launchTimeout    = 5 * time.Minute  // from QEMU's start to the ultravisor's decision
+	adoptTimeout     = 5 * time.Second  // for QMP of a QEMU that runs already
+	adoptPatience    = 15 * time.Second // for such a guest to say that it is ready
+	quitTimeout      = 2 * time.Second  // for QEMU to end by itself, before it is killed
 	killTimeout      = 10 * time.Second
 	refusalPatience  = 1500 * time.Millisecond // for the boot loader to print why
 	failPatience     = 3 * time.Second         // for a guest that gave up to power off
 	challengeTimeout = 5 * time.Second
-	consoleCheck     = 10 * time.Second
+	consoleCheck     = 2 * time.Second
 )
 
 // order is what a caller wants of a running guest.
@@ -37,8 +40,7 @@ type order struct {
 type life struct {
 	g       *Guest
 	orders  chan order
-	aborted atomic.Bool // ended by order: stopped, not failed
-	abort   context.CancelCauseFunc
+	aborted atomic.Bool   // ended by order: stopped, not failed
 	done    chan struct{} // closed at the end
 
 	proc    launch.Process
@@ -51,6 +53,9 @@ type life struct {
 	panics string // words of its GUEST_PANICKED event
 	failed string // code of the guest's FAIL line
 	ready  bool
+
+	patience time.Duration // at least, before the guest counts as not ready in time
+	next     *life         // what follows: the guest rebooted
 }
 
 var (
@@ -60,8 +65,8 @@ var (
 
 func newLife(g *Guest) *life {
 	return &life{
-		g: g, orders: make(chan order, 8), abort: func(error) {}, done: make(chan struct{}),
-		port: newPort(), asking: make(chan struct{}, 1), reports: make(chan []byte, 1),
+		g: g, orders: make(chan order, 8), done: make(chan struct{}),
+		port: newPort(g.fleet.Log.With("guest", g.Snapshot().Name)), asking: make(chan struct{}, 1), reports: make(chan []byte, 1),
 	}
 }
 
@@ -88,11 +93,12 @@ func (l *life) supervise(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	l.g.fleet.lives.Go(func() { l.port.run(ctx, filepath.Join(l.g.fleet.runDir(rec.Name), readinessSocket)) })
-	deadline := time.NewTimer(time.Until(rec.Started.Add(l.g.fleet.ReadyTimeout)))
+	deadline := time.NewTimer(max(l.patience, time.Until(rec.Started.Add(l.g.fleet.ReadyTimeout))))
 	defer deadline.Stop()
 	console := time.NewTicker(consoleCheck)
 	defer console.Stop()
 	force := make(<-chan time.Time) // never, until a stop or a failure sets it
+	quitting := false
 	var events <-chan qemu.Event
 	if l.monitor != nil {
 		events = l.monitor.Events()
@@ -119,12 +125,16 @@ func (l *life) supervise(ctx context.Context) {
 				l.killProcess()
 				continue
 			}
-			if err := l.port.send(readiness.PowerOff{}); err != nil {
-				l.g.fleet.Log.Warn("ask guest to power off", "guest", rec.Name, "error", err)
-			}
+			l.port.powerOff()
 			force = time.After(o.timeout)
 		case <-force:
-			l.killProcess()
+			if l.monitor == nil || quitting {
+				l.killProcess()
+				continue
+			}
+			quitting = true
+			force = time.After(quitTimeout)
+			l.g.fleet.lives.Go(func() { l.quit(ctx) })
 		case <-deadline.C:
 			if !l.ready && l.failed == "" && !l.aborted.Load() {
 				l.failed = string(fault.NotReady)
@@ -144,7 +154,7 @@ func (l *life) supervise(ctx context.Context) {
 func (l *life) message(m readiness.Message) (gaveUp bool) {
 	switch m := m.(type) {
 	case readiness.Stage:
-		if err := l.g.pass(m.Name); err != nil && !errors.Is(err, errAlready) {
+		if err := l.g.pass(m.Name, store.ByGuest); err != nil && !errors.Is(err, errAlready) {
 			l.report(err)
 		}
 		if m.Name == readiness.StageReady && !l.ready {
@@ -194,7 +204,16 @@ func (l *life) challenge(ctx context.Context, nonce [readiness.NonceSize]byte) (
 	}
 }
 
-// end lets go of all that the life owns.
+// quit asks QEMU to end; if it does not, it is killed.
+func (l *life) quit(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, quitTimeout)
+	defer cancel()
+	if err := l.monitor.Quit(ctx); err != nil {
+		l.g.fleet.Log.Warn("end QEMU", "guest", l.name(), "error", err)
+	}
+}
+
+// end lets go of all that the life owns, and lets what follows begin.
 func (l *life) end() {
 	if l.monitor != nil {
 		l.monitor.Close()
@@ -212,6 +231,9 @@ func (l *life) end() {
 	}
 	l.g.mu.Unlock()
 	close(l.done)
+	if next := l.next; next != nil {
+		l.g.fleet.lives.Go(func() { next.launch(l.g.fleet.ctx) })
+	}
 }
 
 func (l *life) killProcess() {

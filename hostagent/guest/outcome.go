@@ -62,6 +62,9 @@ func (l *life) finish() {
 	case l.failed != "":
 		f = guestFault(name, l.failed)
 	case l.aborted.Load():
+	case l.panics == "" && l.reason == "guest-panic":
+		l.panics = "its kernel panicked"
+		fallthrough
 	case l.panics != "":
 		f = fault.New(fault.GuestPanic, "%s", withTail(fmt.Sprintf("guest %s: %s", name, l.panics), "its console's last lines", console))
 	case l.reason == "guest-reset" && l.ready:
@@ -83,13 +86,10 @@ func (l *life) finish() {
 // restart follows a guest's reboot: a fresh QEMU, and the same checks again.
 func (l *life) restart() {
 	next := newLife(l.g)
-	err := l.g.move(Starting, func(rec *store.Guest) {
-		rec.Started, rec.Stages, rec.Failure, rec.Process = time.Now().UTC(), nil, nil, nil
-	})
-	if err != nil {
+	if err := l.g.move(Starting, fresh); err != nil {
 		l.report(err)
 		return
 	}
-	l.g.setLife(next)
-	l.g.fleet.lives.Go(func() { next.launch(l.g.fleet.ctx) })
+	l.g.setLife(next) // takes orders from now on
+	l.next = next     // begins once this life's files are gone
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"sync"
 	"time"
@@ -20,6 +21,7 @@ const (
 	portWrite    = 2 * time.Second       // for one line
 	portPatience = 50 * time.Millisecond // before connecting again, at first
 	portPause    = 5 * time.Second       // and at most
+	portComplain = time.Minute           // between log lines about what a guest sends
 )
 
 var errNotConnected = errors.New("readiness port is not connected")
@@ -28,13 +30,15 @@ var errNotConnected = errors.New("readiness port is not connected")
 // connection ends, until its context does.
 type port struct {
 	messages chan readiness.Message
+	log      *slog.Logger
 
 	mu   sync.Mutex
 	conn net.Conn // nil while not connected
+	off  bool     // the guest is to power off: said again after each connect
 }
 
-func newPort() *port {
-	return &port{messages: make(chan readiness.Message, portBacklog)}
+func newPort(log *slog.Logger) *port {
+	return &port{log: log, messages: make(chan readiness.Message, portBacklog)}
 }
 
 // run connects and reads until the context ends. Its goroutine belongs to the
@@ -50,6 +54,9 @@ func (p *port) run(ctx context.Context, socket string) {
 		stop := context.AfterFunc(ctx, func() { conn.Close() })
 		// The agent answers with all that was said before anybody listened.
 		_ = p.send(readiness.Ping{Token: "01"})
+		if p.mustPowerOff() {
+			_ = p.send(readiness.PowerOff{})
+		}
 		if p.read(ctx, conn) {
 			pause = portPatience
 		}
@@ -70,12 +77,31 @@ func (p *port) set(conn net.Conn) {
 	p.conn = conn
 }
 
+// powerOff asks the guest to power off, now and after each later connect: a
+// connection just lost must not lose the request.
+func (p *port) powerOff() {
+	p.mu.Lock()
+	p.off = true
+	p.mu.Unlock()
+	if err := p.send(readiness.PowerOff{}); err != nil {
+		p.log.Warn("guest is asked to power off later", "error", err)
+	}
+}
+
+func (p *port) mustPowerOff() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.off
+}
+
 // read hands on messages until the connection ends, and tells whether there
 // were any.
 func (p *port) read(ctx context.Context, conn net.Conn) (any bool) {
 	var lines readiness.Lines
 	buf := make([]byte, 4096)
 	window, got := time.Now(), 0
+	var said time.Time
+	var bad uint64 // lines that are no message, not told yet
 	for {
 		n, err := conn.Read(buf)
 		if err != nil {
@@ -84,6 +110,7 @@ func (p *port) read(ctx context.Context, conn net.Conn) (any bool) {
 		lines.Feed(buf[:n], func(line string) {
 			m, err := readiness.ParseGuest(line)
 			if err != nil {
+				bad++
 				return
 			}
 			any = true
@@ -92,6 +119,11 @@ func (p *port) read(ctx context.Context, conn net.Conn) (any bool) {
 			default:
 			}
 		})
+		if bad += lines.Dropped; bad > 0 && time.Since(said) > portComplain {
+			p.log.Warn("readiness port: lines that are no message", "count", bad)
+			said, bad = time.Now(), 0
+		}
+		lines.Dropped = 0
 		if got += n; got >= portRate {
 			select {
 			case <-time.After(time.Until(window.Add(time.Second))):

@@ -3,6 +3,7 @@ package guest
 import (
 	"bytes"
 	"context"
+	"log/slog"
 	"net"
 	"path/filepath"
 	"strings"
@@ -52,7 +53,7 @@ func readLine(t *testing.T, c net.Conn) string {
 func TestPortReconnectsAndAsksAgain(t *testing.T) {
 	t.Parallel()
 	path, accept := qemuPort(t)
-	p := newPort()
+	p := newPort(slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); p.run(ctx, path) }()
@@ -83,7 +84,7 @@ func TestPortReconnectsAndAsksAgain(t *testing.T) {
 func TestPortFlood(t *testing.T) {
 	t.Parallel()
 	path, accept := qemuPort(t)
-	p := newPort()
+	p := newPort(slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); p.run(ctx, path) }()

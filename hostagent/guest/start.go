@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/secexec/secexec/hostagent/fault"
@@ -13,6 +14,7 @@ import (
 	"github.com/secexec/secexec/hostagent/platform"
 	"github.com/secexec/secexec/hostagent/qemu"
 	"github.com/secexec/secexec/hostagent/store"
+	"github.com/secexec/secexec/proto/readiness"
 )
 
 // launch takes the guest from state starting to its end.
@@ -95,7 +97,7 @@ func (l *life) start(ctx context.Context) error {
 	if err := l.g.update(func(rec *store.Guest) error { rec.Process = &id; return nil }); err != nil {
 		return err
 	}
-	if err := l.g.pass("starting"); err != nil {
+	if err := l.g.pass("starting", store.ByHost); err != nil {
 		return err
 	}
 	dialing, cancel := context.WithCancelCause(ctx)
@@ -118,7 +120,7 @@ func (l *life) start(ctx context.Context) error {
 	if err := f.Platform.Boot(booting, platform.BootSpec{Config: cfg, Monitor: l.monitor, Log: f.Log}); err != nil {
 		return l.startFault(dialing, &rec, err)
 	}
-	return l.g.pass("unpacked")
+	return l.g.pass("unpacked", store.ByHost)
 }
 
 // startFault finds the words for a failed start.
@@ -173,14 +175,20 @@ func (l *life) adopt(ctx context.Context) {
 		}
 	}
 	if err != nil && ctx.Err() == nil {
-		l.g.fleet.Log.Error("adopt guest: QEMU does not answer, it is ended", "guest", rec.Name, "error", err)
-		l.killProcess()
-		l.report(l.g.fail(fault.New(fault.QEMUDied, "take over guest %s: %w", rec.Name, err)))
-		return
+		// The process is the right one, by its identity: it is not ended for a
+		// monitor that does not answer. Without one its last words are missed.
+		l.g.fleet.Log.Error("guest goes on without QMP", "guest", rec.Name, "error", err)
+		if l.monitor != nil {
+			l.monitor.Close()
+			l.monitor = nil
+		}
 	}
 	l.ready = State(rec.State) == Ready
 	if State(rec.State) == Stopping {
+		l.ready = slices.ContainsFunc(rec.Stages, func(s store.Stage) bool { return s.Name == readiness.StageReady })
 		l.order(order{timeout: DefaultStop})
 	}
+	// A guest may have become ready while nobody listened, and needs time to say so.
+	l.patience = adoptPatience
 	l.supervise(ctx)
 }

@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -54,6 +55,7 @@ type Guest struct {
 	Disks     []Disk           `json:"disks"`
 	MemoryMiB int              `json:"memory_mib"`
 	CPUs      int              `json:"cpus"`
+	Request   string           `json:"request,omitempty"` // id of the call that created it
 	Created   time.Time        `json:"created"`
 	Started   time.Time        `json:"started"`           // last start, zero: never
 	Process   *launch.Identity `json:"process,omitempty"` // QEMU's while it runs
@@ -72,7 +74,14 @@ type Disk struct {
 type Stage struct {
 	Name   string `json:"name"`
 	Millis int64  `json:"millis"`
+	By     string `json:"by"` // ByHost, ByGuest
 }
+
+// Who tells that a stage was passed.
+const (
+	ByHost  = "host"
+	ByGuest = "guest" // a hint: whoever controls the guest's kernel can write it
+)
 
 // Failure is why a guest failed.
 type Failure struct {
@@ -197,6 +206,26 @@ func (s *Store) Delete(name string) error {
 	return nil
 }
 
+// Reserved tells whether a file of a guest's folder can't be a part of its
+// bundle: a disk of this name would let the guest write what hostagent reads.
+func Reserved(file string) bool {
+	return strings.HasPrefix(file, recordFile) || strings.HasSuffix(file, ".log") || strings.HasSuffix(file, ".log.1")
+}
+
+// checkFiles refuses a record that reaches out of the guest's folder.
+func checkFiles(g *Guest) error {
+	files := []string{g.Image}
+	for _, d := range g.Disks {
+		files = append(files, d.File)
+	}
+	for _, file := range files {
+		if file != "" && (file != filepath.Base(file) || file == "." || file == ".." || Reserved(file)) {
+			return fmt.Errorf("%w: file %.80q", ErrDamaged, file)
+		}
+	}
+	return nil
+}
+
 func marshal(g *Guest) ([]byte, error) {
 	guest, err := json.Marshal(g)
 	if err != nil {
@@ -249,7 +278,10 @@ func unmarshal(text []byte) (*Guest, error) {
 	if err := d.Decode(g); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
-	return g, CheckName(g.Name)
+	if err := errors.Join(CheckName(g.Name), checkFiles(g)); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return g, nil
 }
 
 // replace writes a file's new content beside it, flushes it, and renames it.
@@ -266,6 +298,11 @@ func replace(dir, name string, data []byte) error {
 	if err := os.Rename(f.Name(), filepath.Join(dir, name)); err != nil {
 		return err
 	}
+	// The folder's own entry too: the first record of a guest makes both last.
+	return errors.Join(syncDir(dir), syncDir(filepath.Dir(dir)))
+}
+
+func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err

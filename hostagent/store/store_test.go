@@ -27,7 +27,7 @@ func sample(name string) *Guest {
 		Name: name, UUID: "6d1f3d90-8c86-4a2f-9d3c-3d2f1e0a9b8c", State: "running", Image: "boot.seimg",
 		Disks: []Disk{{File: "root.img", Serial: "root"}}, MemoryMiB: 512, CPUs: 1,
 		Created: time.UnixMilli(1700000000000).UTC(), Process: &launch.Identity{PID: 7, StartTicks: 8, BootID: "b"},
-		Stages: []Stage{{"starting", 3}}, Failure: &Failure{"H208", "m", "r"},
+		Stages: []Stage{{"starting", 3, ByHost}}, Failure: &Failure{"H208", "m", "r"},
 	}
 }
 

@@ -24,11 +24,15 @@ const (
 )
 
 type CreateRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`                             // empty: the bundle's own
-	Bundle        string                 `protobuf:"bytes,2,opt,name=bundle,proto3" json:"bundle,omitempty"`                         // absolute path of the bundle folder
-	MemoryMib     uint32                 `protobuf:"varint,3,opt,name=memory_mib,json=memoryMib,proto3" json:"memory_mib,omitempty"` // 0: the manifest's
-	Cpus          uint32                 `protobuf:"varint,4,opt,name=cpus,proto3" json:"cpus,omitempty"`                            // 0: 1
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Name      string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`                             // empty: the bundle's own
+	Bundle    string                 `protobuf:"bytes,2,opt,name=bundle,proto3" json:"bundle,omitempty"`                         // absolute path of the bundle folder
+	MemoryMib uint32                 `protobuf:"varint,3,opt,name=memory_mib,json=memoryMib,proto3" json:"memory_mib,omitempty"` // 0: the manifest's
+	Cpus      uint32                 `protobuf:"varint,4,opt,name=cpus,proto3" json:"cpus,omitempty"`                            // 0: 1
+	// Chosen by the caller, at most 64 characters of a-z, A-Z, 0-9 and '-'. A
+	// repeated call with the same id and name returns the guest that the first
+	// one made. Empty: never repeated.
+	RequestId     string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -89,6 +93,13 @@ func (x *CreateRequest) GetCpus() uint32 {
 		return x.Cpus
 	}
 	return 0
+}
+
+func (x *CreateRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
 }
 
 type NameRequest struct {
@@ -570,6 +581,7 @@ type Stage struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`      // starting unpacked kernel unlocked mounted handover ready
 	Millis        uint64                 `protobuf:"varint,2,opt,name=millis,proto3" json:"millis,omitempty"` // since the start, by the host's clock
+	By            string                 `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`          // who says so: host, guest
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -616,6 +628,13 @@ func (x *Stage) GetMillis() uint64 {
 		return x.Millis
 	}
 	return 0
+}
+
+func (x *Stage) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
 }
 
 // Failure is why a guest or a call failed; codes are in docs/errors.md.
@@ -1051,13 +1070,15 @@ var File_proto_hostagent_v1_hostagent_proto protoreflect.FileDescriptor
 
 const file_proto_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\n" +
-	"\"proto/hostagent/v1/hostagent.proto\x12\x14secexec.hostagent.v1\"n\n" +
+	"\"proto/hostagent/v1/hostagent.proto\x12\x14secexec.hostagent.v1\"\x8d\x01\n" +
 	"\rCreateRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06bundle\x18\x02 \x01(\tR\x06bundle\x12\x1d\n" +
 	"\n" +
 	"memory_mib\x18\x03 \x01(\rR\tmemoryMib\x12\x12\n" +
-	"\x04cpus\x18\x04 \x01(\rR\x04cpus\"!\n" +
+	"\x04cpus\x18\x04 \x01(\rR\x04cpus\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x05 \x01(\tR\trequestId\"!\n" +
 	"\vNameRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"@\n" +
 	"\vStopRequest\x12\x12\n" +
@@ -1092,10 +1113,11 @@ const file_proto_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\x04cpus\x18\v \x01(\rR\x04cpus\x12\x19\n" +
 	"\bimage_id\x18\f \x01(\tR\aimageId\x12\x1a\n" +
 	"\bidentity\x18\r \x01(\tR\bidentity\x127\n" +
-	"\afailure\x18\x0e \x01(\v2\x1d.secexec.hostagent.v1.FailureR\afailure\"3\n" +
+	"\afailure\x18\x0e \x01(\v2\x1d.secexec.hostagent.v1.FailureR\afailure\"C\n" +
 	"\x05Stage\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
-	"\x06millis\x18\x02 \x01(\x04R\x06millis\"O\n" +
+	"\x06millis\x18\x02 \x01(\x04R\x06millis\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\tR\x02by\"O\n" +
 	"\aFailure\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x16\n" +
