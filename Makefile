@@ -14,7 +14,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 GOBUILD := go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 SCRIPTS := $(shell git ls-files 'cross/*.sh' 'cross/roots/*' .ci/run | grep -v '\.service$$')
 
-.PHONY: help setup build build/native build/s390x demo test lint proto bootloader clean distclean
+.PHONY: help setup build build/native build/s390x demo test test-long fuzz-smoke bench lint man proto bootloader clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 15
@@ -35,6 +35,15 @@ test: setup build ## all tests: native, s390x under qemu-user, booted guests
 	@go vet ./...
 	@cross/test.sh
 
+test-long: setup build ## all tests with the long cases too
+	@SECEXEC_LONG=1 cross/test.sh
+
+fuzz-smoke: ## each fuzz target for 10 s
+	@cross/fuzz.sh 10s
+
+bench: build/native ## time the owner's commands beside their peers; results in build/bench
+	@go run ./bench -out build/bench owner
+
 lint: ## formatting, vet, shell scripts, generated code and blobs up to date
 	@cross/setup.sh packages
 	@bad=$$(git ls-files '*.go' | xargs gofmt -l); [[ -z $$bad ]] || { echo "gofmt these:"; echo "$$bad"; exit 1; }
@@ -44,6 +53,9 @@ lint: ## formatting, vet, shell scripts, generated code and blobs up to date
 	@cross/proto.sh --check
 	@cross/bootloader.sh --check
 	@echo "lint: ok"
+
+man: ## rewrite man pages and completions from the commands
+	@go test -count=1 -run TestPages ./cmd/secexec -update
 
 proto: ## regenerate the Go code of proto/
 	@cross/proto.sh

@@ -1,0 +1,71 @@
+// Command bench times secexec's commands beside their peers, in one run on one
+// machine, and writes what it saw: figures (JSON), a page with a table, a plot.
+//
+//	go run ./bench -out bench/results/NAME owner
+//
+// Contestants take turns, so that whatever else the machine does hits all of
+// them alike; a ratio is that of the medians. Nothing here is a test: a figure
+// that disappoints fails nothing.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+)
+
+func main() {
+	if len(os.Args) > 2 && os.Args[1] == "sha512" { // a contestant: see sha512.go
+		exit(hashFiles(os.Args[2:]))
+	}
+	var o options
+	var sizes string
+	flag.IntVar(&o.runs, "runs", 5, "runs of each contestant")
+	flag.StringVar(&o.disk, "disk", "/var/tmp", "folder on a disk for work")
+	flag.StringVar(&o.memory, "memory", "/dev/shm", "folder in memory for work")
+	flag.StringVar(&o.secexec, "secexec", "build/secexec", "secexec to time")
+	flag.StringVar(&o.pvimg, "pvimg", "pvimg", "pvimg of s390-tools to time beside it; left out where there is none")
+	flag.StringVar(&o.only, "only", "", "run only groups whose name contains this")
+	flag.StringVar(&sizes, "sizes", "10,128,1024", "sizes of initrds and disks in MiB")
+	out := flag.String("out", "", "folder for the results")
+	flag.Parse()
+	for word := range strings.SplitSeq(sizes, ",") {
+		var n int64
+		if _, err := fmt.Sscanf(word, "%d", &n); err != nil || n <= 0 {
+			exit(fmt.Errorf("size %q is no number of MiB", word))
+		}
+		o.sizes = append(o.sizes, n)
+	}
+	if flag.NArg() != 1 || flag.Arg(0) != "owner" || *out == "" {
+		exit(errors.New("usage: bench [flags] -out DIR owner"))
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	groups, err := owner(ctx, &o)
+	if err != nil {
+		exit(err)
+	}
+	exit(report(*out, filepath.Base(os.Args[0]), groups))
+}
+
+// options are the command's flags.
+type options struct {
+	runs           int
+	disk, memory   string
+	secexec, pvimg string
+	only           string
+	sizes          []int64 // MiB
+}
+
+func exit(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
