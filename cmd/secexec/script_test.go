@@ -26,26 +26,40 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// fakeKernel FILE writes what passes for an s390x kernel: 70 KiB, the magic at
-// 0x10008, a limit of 4096 bytes for the command line.
+// fakeKernel FILE writes what passes for an s390x kernel.
 func fakeKernel(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), fakeKernelBytes(), 0o644))
+}
+
+// fakeKernelBytes are 70 KiB with the magic at 0x10008 and a limit of 4096 bytes
+// for the command line.
+func fakeKernelBytes() []byte {
 	b := bytes.Repeat([]byte{0xa5}, 70<<10)
 	copy(b[0x10008:], "S390EP")
 	binary.BigEndian.PutUint64(b[0x10430:], 4096)
-	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o644))
+	return b
 }
 
 // fakeGuest DIR writes what passes for the s390x programs of a guest.
 func fakeGuest(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(writeFakeGuest(ts.MkAbs(args[0])))
+}
+
+func writeFakeGuest(dir string) error {
 	elf := make([]byte, 64)
 	copy(elf, "\x7fELF\x02\x02\x01")         // 64 bits, big-endian
 	binary.BigEndian.PutUint16(elf[16:], 2)  // executable
 	binary.BigEndian.PutUint16(elf[18:], 22) // s390
 	binary.BigEndian.PutUint32(elf[20:], 1)
-	ts.Check(os.MkdirAll(ts.MkAbs(args[0]), 0o755))
-	for _, name := range []string{"guestinit", "guestagent"} {
-		ts.Check(os.WriteFile(filepath.Join(ts.MkAbs(args[0]), name), elf, 0o755))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
 	}
+	for _, name := range []string{"guestinit", "guestagent"} {
+		if err := os.WriteFile(filepath.Join(dir, name), elf, 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // flip FILE flips a bit in the first component of an image, at 0x18000.
