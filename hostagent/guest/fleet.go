@@ -36,9 +36,17 @@ const (
 // DefaultStop is how long a guest may take to power off.
 const DefaultStop = 30 * time.Second
 
+// Records is where guests are kept: a *store.Store.
+type Records interface {
+	Load() (guests []*store.Guest, problems []error, err error)
+	Save(*store.Guest) error
+	Delete(name string) error
+	Dir(name string) string
+}
+
 // Options are what all guests of a hostagent share.
 type Options struct {
-	Store        *store.Store
+	Store        Records
 	Launcher     launch.Launcher
 	Platform     platform.Platform
 	Hub          *Hub

@@ -57,12 +57,21 @@ func (l *launcher) FindOrphans(context.Context, string) (out []launch.Process, e
 }
 
 // host is a fake platform.
-type host struct{ platform.Emulated }
+type host struct {
+	platform.Emulated
+	boot func() error // what the ultravisor decides, nil: accepts
+}
 
-func (host) HostKeyHashes() ([][32]byte, error)            { return nil, platform.ErrHashesUnknown }
-func (host) Check(context.Context) error                   { return nil }
-func (host) Configure(*qemu.Config)                        {}
-func (host) Boot(context.Context, platform.BootSpec) error { return nil }
+func (host) HostKeyHashes() ([][32]byte, error) { return nil, platform.ErrHashesUnknown }
+func (host) Check(context.Context) error        { return nil }
+func (host) Configure(c *qemu.Config)           { c.Accel, c.CPU = "tcg", "max" }
+
+func (h host) Boot(context.Context, platform.BootSpec) error {
+	if h.boot == nil {
+		return nil
+	}
+	return h.boot()
+}
 
 func fleet(t *testing.T, l launch.Launcher, recs ...*store.Guest) *Fleet {
 	t.Helper()
