@@ -2,109 +2,184 @@ package xts
 
 import (
 	"bytes"
-	"crypto/aes"
-	"encoding/hex"
 	"errors"
 	"math/rand/v2"
+	"reflect"
 	"testing"
-
-	oracle "golang.org/x/crypto/xts"
 )
 
-func unhex(t *testing.T, s string) []byte {
-	t.Helper()
-	b, err := hex.DecodeString(s)
+// engines are all that this processor can use, by name.
+func engines() map[string]func(key []byte) engine {
+	m := map[string]func(key []byte) engine{"portable": newPortable}
+	for _, k := range fast {
+		if k.usable {
+			m[k.name] = k.make
+		}
+	}
+	return m
+}
+
+// testKey is a key that depends on the seed alone.
+func testKey(seed byte) []byte {
+	key := make([]byte, KeySize)
+	_, _ = rand.NewChaCha8([32]byte{seed}).Read(key)
+	return key
+}
+
+// TestEngines says which engines the other tests do not reach here.
+func TestEngines(t *testing.T) {
+	t.Parallel()
+	for _, k := range fast {
+		t.Run(k.name, func(t *testing.T) {
+			t.Parallel()
+			if !k.usable {
+				t.Skipf("this processor lacks %s", k.needs)
+			}
+		})
+	}
+}
+
+// New takes the first engine that the processor can use.
+func TestChoice(t *testing.T) {
+	t.Parallel()
+	c, err := New(testKey(1))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return b
-}
-
-// IEEE Std 1619-2007, annex B, vector 10 (XTS-AES-256, data unit 0xff).
-func TestIEEE1619Vector10(t *testing.T) {
-	t.Parallel()
-	key := unhex(t, "2718281828459045235360287471352662497757247093699959574966967627"+
-		"3141592653589793238462643383279502884197169399375105820974944592")
-	plain := make([]byte, 512)
-	for i := range plain {
-		plain[i] = byte(i)
-	}
-	c, err := New(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := make([]byte, 512)
-	c.Encrypt(got, plain, SectorTweak(0xff))
-	if want := unhex(t, "1c3b3a102f770386e4836c99e370cf9bea00803f5e482357a4ae12d414a3e63b"); !bytes.Equal(got[:32], want) {
-		t.Errorf("first blocks %x, wants %x", got[:32], want)
-	}
-	c.Decrypt(got, got, SectorTweak(0xff))
-	if !bytes.Equal(got, plain) {
-		t.Error("does not decrypt to the plain text")
-	}
-}
-
-func TestAgainstXCrypto(t *testing.T) {
-	t.Parallel()
-	rng := rand.NewChaCha8([32]byte{1})
-	for _, n := range []int{16, 32, 512, 4096, MaxUnit} {
-		key, plain := make([]byte, KeySize), make([]byte, n)
-		rng.Read(key)
-		rng.Read(plain)
-		ours, err := New(key)
-		if err != nil {
-			t.Fatal(err)
+	want := newPortable(testKey(1))
+	for _, k := range fast {
+		if k.usable {
+			want = k.make(testKey(1))
+			break
 		}
-		theirs, err := oracle.NewCipher(aes.NewCipher, key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, sector := range []uint64{0, 1, 8, 1 << 40, ^uint64(0)} {
-			got, want := make([]byte, n), make([]byte, n)
-			ours.Encrypt(got, plain, SectorTweak(sector))
-			theirs.Encrypt(want, plain, sector)
-			if !bytes.Equal(got, want) {
-				t.Errorf("%d bytes, sector %d: differs from x/crypto", n, sector)
-			}
-			ours.Decrypt(got, got, SectorTweak(sector))
-			if !bytes.Equal(got, plain) {
-				t.Errorf("%d bytes, sector %d: decrypts to something else", n, sector)
-			}
-		}
+	}
+	plain, got, wanted := make([]byte, 4096), make([]byte, 4096), make([]byte, 4096)
+	c.Encrypt(got, plain, Tweak{7})
+	want.encrypt(wanted, plain, Tweak{7})
+	if !bytes.Equal(got, wanted) {
+		t.Errorf("New's cipher differs from %T", want)
+	}
+	if _, isPortable := c.engine.(*portable); isPortable != (len(engines()) == 1) {
+		t.Errorf("New took %T, there are %d engines", c.engine, len(engines()))
 	}
 }
 
 func TestRefusals(t *testing.T) {
 	t.Parallel()
-	for _, key := range [][]byte{nil, make([]byte, 32), make([]byte, 63), make([]byte, 65), bytes.Repeat([]byte{7}, 64)} {
+	for _, key := range [][]byte{nil, make([]byte, 32), make([]byte, 63), make([]byte, 65), make([]byte, 128)} {
 		if _, err := New(key); !errors.Is(err, ErrKey) {
-			t.Errorf("key of %d bytes: %v", len(key), err)
+			t.Errorf("New, key of %d bytes: %v", len(key), err)
+		}
+		if _, err := NewDecrypter(key); !errors.Is(err, ErrKey) {
+			t.Errorf("NewDecrypter, key of %d bytes: %v", len(key), err)
 		}
 	}
-	c, err := New(append(make([]byte, 32), bytes.Repeat([]byte{1}, 32)...))
+	c, err := New(testKey(1))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, n := range []int{1, 15, 17, MaxUnit + 16} {
-		func() {
-			defer func() {
-				if recover() == nil {
-					t.Errorf("unit of %d bytes: no panic", n)
-				}
-			}()
-			c.Encrypt(make([]byte, n), make([]byte, n), Tweak{})
-		}()
+	for _, lengths := range [][2]int{{1, 1}, {15, 15}, {17, 17}, {MaxUnit + 16, MaxUnit + 16}, {16, 32}, {0, 16}} {
+		dst, src := make([]byte, lengths[0]), make([]byte, lengths[1])
+		mustPanic(t, "Encrypt, wrong length", func() { c.Encrypt(dst, src, Tweak{}) })
+		mustPanic(t, "Decrypt, wrong length", func() { c.Decrypt(dst, src, Tweak{}) })
+	}
+	c.Encrypt(nil, nil, Tweak{})
+	c.Decrypt(nil, nil, Tweak{})
+}
+
+// Equal halves: New refuses to encrypt with them, NewDecrypter reads what others
+// encrypted.
+func TestEqualHalves(t *testing.T) {
+	t.Parallel()
+	key := testKey(1)
+	copy(key[KeySize/2:], key)
+	if _, err := New(key); !errors.Is(err, ErrKey) {
+		t.Errorf("New: %v", err)
+	}
+	d, err := NewDecrypter(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, b := bytes.Repeat([]byte{9}, 512), make([]byte, 512)
+	newPortable(key).encrypt(b, plain, Tweak{3})
+	d.Decrypt(b, b, Tweak{3})
+	if !bytes.Equal(b, plain) {
+		t.Error("does not decrypt")
 	}
 }
 
-func BenchmarkEncrypt4096(b *testing.B) {
-	c, err := New(append(make([]byte, 32), bytes.Repeat([]byte{1}, 32)...))
+// The cipher keeps no reference to the caller's key, which its owner wipes.
+func TestKeyIsCopied(t *testing.T) {
+	t.Parallel()
+	for name, newEngine := range engines() {
+		key := testKey(1)
+		e := newEngine(key)
+		clear(key)
+		got, want := make([]byte, 64), make([]byte, 64)
+		e.encrypt(got, got, Tweak{})
+		newPortable(testKey(1)).encrypt(want, want, Tweak{})
+		if !bytes.Equal(got, want) {
+			t.Errorf("%s: uses the caller's memory", name)
+		}
+	}
+}
+
+func TestWipe(t *testing.T) {
+	t.Parallel()
+	c, err := New(testKey(1))
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
-	buf := make([]byte, 4096)
-	b.SetBytes(4096)
-	for b.Loop() {
-		c.Encrypt(buf, buf, Tweak{})
+	c.Wipe()
+	c.Wipe() // an owner may do it on two paths
+	b := make([]byte, 16)
+	mustPanic(t, "Encrypt after Wipe", func() { c.Encrypt(b, b, Tweak{}) })
+	mustPanic(t, "Decrypt after Wipe", func() { c.Decrypt(b, b, Tweak{}) })
+	for name, newEngine := range engines() {
+		e := newEngine(testKey(1))
+		e.wipe()
+		if !reflect.ValueOf(e).Elem().IsZero() {
+			t.Errorf("%s: wipe leaves round keys", name)
+		}
 	}
+}
+
+// Concurrent use of one cipher is allowed; go test -race looks at it.
+func TestConcurrentUse(t *testing.T) {
+	t.Parallel()
+	c, err := New(testKey(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := make([]byte, 4096)
+	c.Encrypt(want, want, Tweak{5})
+	done := make(chan bool)
+	for range 4 {
+		go func() {
+			same := true
+			for range 50 {
+				b := make([]byte, 4096)
+				c.Encrypt(b, b, Tweak{5})
+				same = same && bytes.Equal(b, want)
+				c.Decrypt(b, b, Tweak{5})
+				same = same && bytes.Equal(b, make([]byte, 4096))
+			}
+			done <- same
+		}()
+	}
+	for range 4 {
+		if !<-done {
+			t.Error("results depend on each other")
+		}
+	}
+}
+
+func mustPanic(t *testing.T, what string, f func()) {
+	t.Helper()
+	defer func() {
+		if recover() == nil {
+			t.Errorf("%s: no panic", what)
+		}
+	}()
+	f()
 }
