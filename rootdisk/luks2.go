@@ -166,6 +166,7 @@ func header(v *Volume, key, passphrase secret.Bytes, r *randoms) (both, slot []b
 	if err != nil {
 		return nil, nil, err
 	}
+	defer c.Wipe()
 	slot = make([]byte, slotSize)
 	split(slot, key, r.stripes)
 	for at := 0; at < len(slot); at += ivSector {

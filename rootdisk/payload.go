@@ -29,6 +29,7 @@ func encrypt(ctx context.Context, out io.WriterAt, offset int64, plain io.Reader
 	if err != nil {
 		return fmt.Errorf("encrypt root disk: %w", err)
 	}
+	defer c.Wipe()
 	var next atomic.Int64
 	errs := make([]error, runtime.GOMAXPROCS(0))
 	var workers sync.WaitGroup

@@ -105,6 +105,7 @@ func Create(ctx context.Context, out io.WriterAt, spec Spec) (*Summary, error) {
 		if cipher, err = xts.New(keys.secrets.ImageKey); err != nil {
 			return nil, fmt.Errorf("seal image: %w: %w", ErrKeySize, err)
 		}
+		defer cipher.Wipe()
 	}
 	digester := NewDigester()
 	ipib := &IPIB{}

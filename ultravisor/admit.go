@@ -15,20 +15,23 @@ import (
 type opened struct {
 	header  *seimage.Header
 	secrets *seimage.Secrets
-	cipher  *xts.Cipher // nil: components are in plain text
+	cipher  *xts.Decrypter // nil: components are in plain text
 
 	// stored has SHA-256 over each component's pages as they were verified, so
 	// that who reads them again later can tell that they are the same.
 	stored [][sha256.Size]byte
 }
 
-// wipe overwrites all key material of the image that there is. The cipher's key
-// schedules are out of reach, in crypto/aes: they go with the process.
+// wipe overwrites all key material of the image that there is. Where xts has no
+// assembly, round keys are out of reach, in crypto/aes: they go with the process.
 func (o *opened) wipe() {
 	if o.secrets != nil {
 		o.secrets.Wipe()
 	}
-	o.cipher = nil
+	if o.cipher != nil {
+		o.cipher.Wipe()
+		o.cipher = nil
+	}
 }
 
 // decrypt decrypts pages of a component in place; the first lies at this byte
@@ -59,8 +62,8 @@ func (u *Ultravisor) admit(mem io.ReaderAt, ipib *seimage.IPIB) (_ *opened, err 
 		return nil, err
 	}
 	if o.header.PCF&seimage.NoEncryption == 0 {
-		if o.cipher, err = xts.New(o.secrets.ImageKey); err != nil {
-			return nil, refuse(CommandSetParameters, rcHeader, 0, "the image key is no AES-XTS key")
+		if o.cipher, err = xts.NewDecrypter(o.secrets.ImageKey); err != nil {
+			return nil, err // of the length alone, which the header fixes
 		}
 	}
 	if err := o.verify(mem, ipib); err != nil {

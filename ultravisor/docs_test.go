@@ -62,7 +62,6 @@ var provoked = []string{
 	"| 2 | 0x0106 | 0x30 | a plain-text control flag is not supported |",
 	"| 2 | 0x0108 | 0x34 | the backup host key is not allowed |",
 	"| 2 | 0x0109 | 0x00 | a secret control flag is not supported |",
-	"| 2 | 0x010a | 0x00 | the image key is no AES-XTS key |",
 	"| 3 | 0x0005 | 0x00 | a component lies outside of guest memory: give the guest more memory |",
 	"| 4 | 0x0102 | 0x1a | the addresses of the image's pages were changed |",
 	"| 4 | 0x0102 | 0x1b | the image's pages were changed |",
