@@ -1,7 +1,8 @@
 #!/bin/bash
 # test.sh: all tests, in two rounds: the build machine's and, side by side, the
-# same packages as s390x programs; then the booted guests, alone, because
-# they mind the time. cross/tally reports all of it and decides.
+# same packages as s390x programs, and xts with its other assembly and without;
+# then the booted guests, alone, because they mind the time. cross/tally reports
+# all of it and decides.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)
@@ -21,14 +22,17 @@ trap 'exit 130' INT TERM
 booted=./cross/booted/...
 mapfile -t native < <(go list -e ./... | grep -v '/cross/booted')
 go build -o "$work/tally" ./cross/tally
-mkfifo "$work"/{native,s390x,booted}
+mkfifo "$work"/{native,s390x,arm64,purego,booted}
 
 # -m: each background job gets a process group of its own.
 set -m
-"$work/tally" native="$work/native" s390x="$work/s390x" booted="$work/booted" &
+"$work/tally" native="$work/native" s390x="$work/s390x" \
+	arm64="$work/arm64" purego="$work/purego" booted="$work/booted" &
 tally=$! pids=($!)
 go test -json -p 1 -timeout 10m "${native[@]}" >"$work/native" & pids+=($!)
 cross/qemu-user.sh -json -p 1 -timeout 15m >"$work/s390x" & pids+=($!)
+GOARCH=arm64 CGO_ENABLED=0 go test -json -exec "$(command -v qemu-aarch64-static || echo qemu-aarch64)" ./xts >"$work/arm64" & pids+=($!)
+go test -json -tags purego ./xts >"$work/purego" & pids+=($!)
 exec 8>"$work/booted" # holds tally's end open until there is something to read
 for pid in "${pids[@]:1}"; do wait "$pid" || true; done # tally knows how they ended
 # -count=1: a guest's kernel and root are no inputs that go test's cache knows.
