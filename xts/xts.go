@@ -22,6 +22,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"unsafe"
 )
 
 // Sizes in bytes.
@@ -49,8 +50,8 @@ type Cipher struct {
 }
 
 // New makes a cipher from a 64-byte key, of which it keeps no reference. Equal
-// halves are refused, as FIPS 140 asks (IG C.I): with them who can choose
-// ciphertext learns the encrypted tweak.
+// halves are refused, as FIPS 140 asks (IG C.I): they open the mode to attacks by
+// chosen ciphertext.
 func New(key []byte) (*Cipher, error) {
 	d, err := NewDecrypter(key)
 	if err != nil {
@@ -79,8 +80,8 @@ func NewDecrypter(key []byte) (*Decrypter, error) {
 }
 
 // Wipe overwrites the round keys, where there is assembly for the processor;
-// those of crypto/aes are out of reach and only let go. Using c afterwards
-// panics.
+// those of crypto/aes are out of reach and only let go. No other call may be
+// under way; later ones panic.
 func (d *Decrypter) Wipe() {
 	if d.engine != nil {
 		d.engine.wipe()
@@ -96,26 +97,33 @@ func SectorTweak(n uint64) (t Tweak) {
 }
 
 // Encrypt encrypts one data unit. src is a multiple of 16 and at most MaxUnit
-// bytes; dst has room for it and is src or does not overlap it. Other lengths
-// are a mistake of the program and panic.
+// bytes; dst has room for it and is src or does not overlap it. All else is a
+// mistake of the program and panics.
 func (c *Cipher) Encrypt(dst, src []byte, tweak Tweak) {
-	checkLength(dst, src)
-	if len(src) != 0 {
+	if check(dst, src); len(src) != 0 {
 		c.engine.encrypt(dst[:len(src)], src, tweak)
 	}
 }
 
 // Decrypt is the inverse of Cipher.Encrypt.
 func (d *Decrypter) Decrypt(dst, src []byte, tweak Tweak) {
-	checkLength(dst, src)
-	if len(src) != 0 {
+	if check(dst, src); len(src) != 0 {
 		d.engine.decrypt(dst[:len(src)], src, tweak)
 	}
 }
 
-func checkLength(dst, src []byte) {
-	if n := len(src); n%BlockSize != 0 || n > MaxUnit || len(dst) < n {
+func check(dst, src []byte) {
+	n := len(src)
+	if n%BlockSize != 0 || n > MaxUnit || len(dst) < n {
 		panic("xts: data unit of wrong length")
+	}
+	if n == 0 {
+		return
+	}
+	// As addresses: neither slice moves while both are in use here.
+	d, s := uintptr(unsafe.Pointer(&dst[0])), uintptr(unsafe.Pointer(&src[0]))
+	if d != s && d < s+uintptr(n) && s < d+uintptr(n) {
+		panic("xts: buffers overlap")
 	}
 }
 

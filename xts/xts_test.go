@@ -83,6 +83,12 @@ func TestRefusals(t *testing.T) {
 		mustPanic(t, "Encrypt, wrong length", func() { c.Encrypt(dst, src, Tweak{}) })
 		mustPanic(t, "Decrypt, wrong length", func() { c.Decrypt(dst, src, Tweak{}) })
 	}
+	b := make([]byte, 64)
+	for _, at := range []int{1, 16, 31} {
+		mustPanic(t, "Encrypt, overlap", func() { c.Encrypt(b[at:], b[:32], Tweak{}) })
+		mustPanic(t, "Decrypt, overlap", func() { c.Decrypt(b[:32], b[at:at+32], Tweak{}) })
+	}
+	c.Encrypt(b[32:], b[:32], Tweak{})
 	c.Encrypt(nil, nil, Tweak{})
 	c.Decrypt(nil, nil, Tweak{})
 }
