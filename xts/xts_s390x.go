@@ -40,7 +40,11 @@ type cipherMessage struct {
 	key [KeySize]byte
 }
 
-func newKM(key []byte) engine { return &cipherMessage{[KeySize]byte(key)} }
+func newKM(key []byte) engine {
+	c := new(cipherMessage)
+	copy(c.key[:], key)
+	return c
+}
 
 func (c *cipherMessage) wipe() { clear(c.key[:]) }
 
