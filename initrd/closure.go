@@ -1,10 +1,12 @@
 package initrd
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 )
 
 // ErrNoModule is wrapped by the error about a wanted module that the kernel
@@ -21,11 +23,11 @@ type Module struct {
 // Closure returns the wanted modules and all they need, each once, in load
 // order.
 //
-// What modules.dep lists must be there. Soft dependencies (ext4 and jbd2 find
+// What a module needs must be there. Soft dependencies (ext4 and jbd2 find
 // crc32c only through one) are followed where the kernel has them, through
-// modules.alias too, and are optional, as they are to modprobe.
+// aliases too, and are optional, as they are to modprobe.
 func (t *Tree) Closure(want []Wanted) ([]Module, error) {
-	c := &closure{index: t.index, at: make(map[string]int), dropped: make(map[string]bool)}
+	c := &closure{tree: t, index: t.index, at: make(map[string]int), dropped: make(map[string]bool), info: make(map[string]*modinfo)}
 	for _, w := range want {
 		name := normal(w.Name)
 		if c.index.builtin[name] && c.index.path[name] == "" {
@@ -35,10 +37,10 @@ func (t *Tree) Closure(want []Wanted) ([]Module, error) {
 			if w.Optional {
 				continue
 			}
-			return nil, fmt.Errorf("find module %s: %w: kernel %s has it neither as a file nor built in", w.Name, ErrNoModule, t.Release)
+			return nil, fmt.Errorf("find module %s: %w: kernel %s has it neither as a file nor built in", w, ErrNoModule, t.Release)
 		}
 		if err := c.visit(name, w.Optional); err != nil {
-			return nil, fmt.Errorf("find module %s: %w", w.Name, err)
+			return nil, fmt.Errorf("find module %s: kernel %s: %w", w, t.Release, err)
 		}
 	}
 	return c.order, nil
@@ -47,10 +49,13 @@ func (t *Tree) Closure(want []Wanted) ([]Module, error) {
 // closure is a depth-first walk. at holds 1 + a module's place in order, or
 // visiting while what it needs is walked.
 type closure struct {
+	tree    *Tree
 	index   *index
 	at      map[string]int
 	order   []Module
-	dropped map[string]bool // soft dependencies that failed
+	dropped map[string]bool     // soft dependencies that failed
+	info    map[string]*modinfo // what modules said of themselves
+	alias   map[string][]string // the same of aliases, once one was asked for
 }
 
 const visiting = -1
@@ -70,14 +75,18 @@ func (c *closure) visit(name string, optional bool) error {
 		if c.index.builtin[name] {
 			return nil
 		}
-		return fmt.Errorf("%w: %s, which modules.dep names but does not list", ErrTree, name)
+		return fmt.Errorf("%w: it needs %s, which is neither there nor built in", ErrTree, name)
+	}
+	info, err := c.ask(name)
+	if err != nil {
+		return err
 	}
 	was := c.at[name]
 	c.at[name] = visiting
-	for _, soft := range c.index.pre[name] {
+	for _, soft := range info.pre {
 		c.soft(soft)
 	}
-	for _, need := range slices.Backward(c.index.needs[name]) {
+	for _, need := range slices.Backward(info.needs) {
 		if err := c.visit(need, optional); err != nil {
 			return err
 		}
@@ -90,7 +99,7 @@ func (c *closure) visit(name string, optional bool) error {
 	stem, _, _ := moduleName(file)
 	c.order = append(c.order, Module{File: stem, Path: file, Optional: optional})
 	c.at[name] = len(c.order)
-	for _, soft := range c.index.post[name] {
+	for _, soft := range info.post {
 		c.soft(soft)
 	}
 	return nil
@@ -102,7 +111,7 @@ func (c *closure) visit(name string, optional bool) error {
 func (c *closure) soft(name string) {
 	names := []string{name}
 	if c.index.path[name] == "" {
-		names = c.index.alias[name]
+		names = c.providers(name)
 	}
 	for _, n := range names {
 		if c.index.path[n] == "" || c.at[n] == visiting || c.dropped[n] {
@@ -114,4 +123,64 @@ func (c *closure) soft(name string) {
 			c.dropped[n] = true // once: a tree of failures must not be walked again and again
 		}
 	}
+}
+
+// ask says what a module needs: by depmod's files, or where one is not there
+// by the module's own word.
+func (c *closure) ask(name string) (*modinfo, error) {
+	if info := c.info[name]; info != nil {
+		return info, nil
+	}
+	info := &modinfo{needs: c.index.needs[name], pre: c.index.pre[name], post: c.index.post[name]}
+	if c.index.needs == nil || c.index.pre == nil {
+		content, err := c.tree.read(c.index.path[name])
+		if err != nil {
+			return nil, err
+		}
+		own, err := parseModinfo(content)
+		if err != nil {
+			return nil, fmt.Errorf("read %s: %w", c.index.path[name], err)
+		}
+		if c.index.needs == nil {
+			info.needs = own.needs
+		}
+		if c.index.pre == nil {
+			info.pre, info.post = own.pre, own.post
+		}
+		info.alias = own.alias
+	}
+	c.info[name] = info
+	return info, nil
+}
+
+// providers returns the modules that have an exact alias, in the order of
+// their files. Without modules.alias each module that could have it is read,
+// which takes some seconds for a whole kernel; so ciphers, the only aliases
+// that file systems ask for, are looked for among those only.
+func (c *closure) providers(alias string) []string {
+	if c.index.alias != nil {
+		return c.index.alias[alias]
+	}
+	if c.alias == nil {
+		c.alias = make(map[string][]string)
+		for _, name := range slices.SortedFunc(maps.Keys(c.index.path), func(a, b string) int {
+			return cmp.Compare(c.index.path[a], c.index.path[b])
+		}) {
+			if !slices.Contains(strings.Split(c.index.path[name], "/"), "crypto") {
+				continue
+			}
+			content, err := c.tree.read(c.index.path[name])
+			if err != nil {
+				continue // whoever needs it will say so
+			}
+			info, err := parseModinfo(content)
+			if err != nil {
+				continue
+			}
+			for _, a := range info.alias {
+				c.alias[a] = append(c.alias[a], name)
+			}
+		}
+	}
+	return c.alias[alias]
 }

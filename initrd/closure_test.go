@@ -107,21 +107,21 @@ func TestClosure(t *testing.T) {
 func TestIndexRefuses(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct{ file, text, word string }{
-		"no colon":         {"modules.dep", "kernel/a.ko\n", "no module's file"},
-		"way up":           {"modules.dep", "../../etc/a.ko:\n", "no module's file"},
-		"absolute":         {"modules.dep", "/a.ko:\n", "no module's file"},
-		"no module":        {"modules.dep", "kernel/a.txt:\n", "no module's file"},
-		"odd compression":  {"modules.dep", "kernel/a.ko.lz4:\n", "no module's file"},
-		"odd name":         {"modules.dep", "kernel/a b.ko:\n", "no module's file"},
-		"odd need":         {"modules.dep", "kernel/a.ko: ../b.ko\n", "no module's file"},
-		"twice":            {"modules.dep", "kernel/a-b.ko:\nextra/a_b.ko.xz:\n", "listed twice"},
-		"line too long":    {"modules.dep", "kernel/a.ko: " + strings.Repeat("kernel/b.ko ", maxLine/8) + "\n", "too long"},
-		"too many lines":   {"modules.alias", strings.Repeat("#\n", maxLines+1), "more than"},
-		"file too long":    {"modules.alias", strings.Repeat("alias "+strings.Repeat("x", 1000)+" y\n", maxIndex/1000), "longer than"},
-		"no soft":          {"modules.softdep", "hard a pre: b\n", "no soft dependency"},
-		"no alias":         {"modules.alias", "alias a\n", "no alias"},
-		"odd builtin":      {"modules.builtin", "a\n", "no module's file"},
-		"builtin, absolut": {"modules.builtin", "/kernel/a.ko\n", "no module's file"},
+		"no colon":          {"modules.dep", "kernel/a.ko\n", "no module's file"},
+		"way up":            {"modules.dep", "../../etc/a.ko:\n", "no module's file"},
+		"absolute":          {"modules.dep", "/a.ko:\n", "no module's file"},
+		"no module":         {"modules.dep", "kernel/a.txt:\n", "no module's file"},
+		"odd compression":   {"modules.dep", "kernel/a.ko.lz4:\n", "no module's file"},
+		"odd name":          {"modules.dep", "kernel/a b.ko:\n", "no module's file"},
+		"odd need":          {"modules.dep", "kernel/a.ko: ../b.ko\n", "no module's file"},
+		"twice":             {"modules.dep", "kernel/a-b.ko:\nextra/a_b.ko.xz:\n", "listed twice"},
+		"line too long":     {"modules.dep", "kernel/a.ko: " + strings.Repeat("kernel/b.ko ", maxLine/8) + "\n", "too long"},
+		"too many lines":    {"modules.alias", strings.Repeat("#\n", maxLines+1), "more than"},
+		"file too long":     {"modules.alias", strings.Repeat("alias "+strings.Repeat("x", 1000)+" y\n", maxIndex/1000), "longer than"},
+		"no soft":           {"modules.softdep", "hard a pre: b\n", "no soft dependency"},
+		"no alias":          {"modules.alias", "alias a\n", "no alias"},
+		"odd builtin":       {"modules.builtin", "a\n", "no module's file"},
+		"builtin, absolute": {"modules.builtin", "/kernel/a.ko\n", "no module's file"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

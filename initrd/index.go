@@ -23,6 +23,8 @@ const (
 var ErrTree = errors.New("not a usable module tree")
 
 // index is what depmod knows about a kernel's modules. Names are normal ones.
+// Where there is no modules.dep, as in packages, needs and the maps below it
+// are nil, and the modules are asked themselves.
 type index struct {
 	path    map[string]string   // module's file in the tree
 	needs   map[string][]string // names that modules.dep lists, all of them, the last to be loaded first
@@ -68,17 +70,16 @@ func plainName(s string) bool {
 // parseDep reads modules.dep: "FILE: FILE...", for each module all that it
 // needs, directly or not.
 func (x *index) parseDep(r io.Reader) error {
+	x.needs = make(map[string][]string)
 	return lines(r, func(line string) error {
 		file, rest, ok := strings.Cut(line, ":")
-		stem, _, valid := moduleName(file)
-		if !ok || !valid {
+		if !ok {
 			return fmt.Errorf("%q is no module's file", file)
 		}
-		name := normal(stem)
-		if x.path[name] != "" {
-			return fmt.Errorf("module %s is listed twice", name)
+		name, err := x.add(file)
+		if err != nil {
+			return err
 		}
-		x.path[name] = file
 		for _, need := range strings.Fields(rest) {
 			stem, _, valid := moduleName(need)
 			if !valid {
@@ -90,39 +91,65 @@ func (x *index) parseDep(r io.Reader) error {
 	})
 }
 
+// add notes a module's file.
+func (x *index) add(file string) (name string, err error) {
+	stem, _, valid := moduleName(file)
+	if !valid {
+		return "", fmt.Errorf("%q is no module's file", file)
+	}
+	name = normal(stem)
+	if x.path[name] != "" {
+		return "", fmt.Errorf("module %s is listed twice", name)
+	}
+	x.path[name] = file
+	return name, nil
+}
+
 // parseSoftdep reads modules.softdep: "softdep NAME pre: NAME... post: NAME...".
 // Names before either word mean nothing to modprobe, nor here.
 func (x *index) parseSoftdep(r io.Reader) error {
+	x.pre, x.post = make(map[string][]string), make(map[string][]string)
 	return lines(r, func(line string) error {
 		words := strings.Fields(line)
 		if len(words) < 2 || words[0] != "softdep" {
 			return fmt.Errorf("%q is no soft dependency", line)
 		}
 		name := normal(words[1])
-		var list map[string][]string
-		for _, word := range words[2:] {
-			switch {
-			case word == "pre:":
-				list = x.pre
-			case word == "post:":
-				list = x.post
-			case list != nil:
-				list[name] = append(list[name], normal(word))
-			}
-		}
+		pre, post := softWords(words[2:])
+		x.pre[name], x.post[name] = append(x.pre[name], pre...), append(x.post[name], post...)
 		return nil
 	})
 }
 
+// softWords reads the words "pre: NAME... post: NAME...".
+func softWords(words []string) (pre, post []string) {
+	var list *[]string
+	for _, word := range words {
+		switch {
+		case word == "pre:":
+			list = &pre
+		case word == "post:":
+			list = &post
+		case list != nil:
+			*list = append(*list, normal(word))
+		}
+	}
+	return pre, post
+}
+
+// exactAlias tells aliases without wild cards.
+func exactAlias(s string) bool { return !strings.ContainsAny(s, "*?[") }
+
 // parseAlias reads modules.alias: "alias PATTERN NAME". Patterns with wild
 // cards name devices; soft dependencies name none, so they are passed over.
 func (x *index) parseAlias(r io.Reader) error {
+	x.alias = make(map[string][]string)
 	return lines(r, func(line string) error {
 		words := strings.Fields(line)
 		if len(words) != 3 || words[0] != "alias" {
 			return fmt.Errorf("%q is no alias", line)
 		}
-		if !strings.ContainsAny(words[1], "*?[") {
+		if exactAlias(words[1]) {
 			alias := normal(words[1])
 			x.alias[alias] = append(x.alias[alias], normal(words[2]))
 		}
@@ -174,8 +201,5 @@ func lines(r io.Reader, each func(string) error) error {
 }
 
 func newIndex() *index {
-	return &index{
-		path: make(map[string]string), needs: make(map[string][]string), pre: make(map[string][]string),
-		post: make(map[string][]string), alias: make(map[string][]string), builtin: make(map[string]bool),
-	}
+	return &index{path: make(map[string]string), builtin: make(map[string]bool)}
 }

@@ -25,14 +25,10 @@ import (
 	"os"
 	"slices"
 
+	"github.com/secexec/secexec/compressed"
+	"github.com/secexec/secexec/cpio"
 	"github.com/secexec/secexec/sealed"
 )
-
-// Wanted names a kernel module that a guest is to load, with all it needs.
-type Wanted struct {
-	Name     string // as modprobe takes it: dashes and underscores are the same
-	Optional bool   // left out where the kernel has none; guestinit goes on where the CPU has no use for it
-}
 
 // DefaultModules is what a sealed guest needs: its disks, an encrypted ext4
 // root, a network. A module built into the kernel counts as there.
@@ -57,6 +53,11 @@ type Plan struct {
 	// Record is complete but for its Modules, which Write fills in. It stays
 	// its owner's to wipe.
 	Record *sealed.Record
+
+	// Strip cuts the modules' signatures off. Guests start faster without them
+	// (see the package's comment), and the sealed image vouches for modules
+	// anyway; a kernel that enforces signatures refuses modules without.
+	Strip bool
 }
 
 // MaxProgram bounds guestinit and guestagent, in bytes.
@@ -91,29 +92,40 @@ func Write(ctx context.Context, w io.Writer, p Plan) error {
 		return fmt.Errorf("plan initrd: %d kernel modules, at most %d", len(modules), sealed.MaxModules)
 	}
 	entries := []entry{
-		{path: "init", mode: regular | 0o755, load: program(p.Init)},
-		{path: "guestagent", mode: regular | 0o755, load: program(p.Agent)},
-		{path: "sealed.record", mode: regular | 0o400, wipe: true, load: func() ([]byte, error) {
+		{path: "init", mode: cpio.Regular | 0o755, load: program(p.Init)},
+		{path: "guestagent", mode: cpio.Regular | 0o755, load: program(p.Agent)},
+		{path: "sealed.record", mode: cpio.Regular | 0o400, wipe: true, load: func() ([]byte, error) {
 			b, err := p.Record.Marshal()
 			return b, err
 		}},
 	}
 	for _, dir := range []string{"dev", "modules", "newroot", "proc", "run", "sys"} {
-		entries = append(entries, entry{path: dir, mode: folder | 0o755})
+		entries = append(entries, entry{path: dir, mode: cpio.Folder | 0o755})
 	}
 	p.Record.Modules = make([]sealed.Module, 0, len(modules))
 	for i, m := range modules {
 		file := fmt.Sprintf("%02d-%s.ko", i, m.File)
 		p.Record.Modules = append(p.Record.Modules, sealed.Module{File: file, Optional: m.Optional})
-		entries = append(entries, entry{path: "modules/" + file, mode: regular | 0o400, load: func() ([]byte, error) { return tree.Load(m) }})
+		entries = append(entries, entry{path: "modules/" + file, mode: cpio.Regular | 0o400, load: func() ([]byte, error) { return load(tree, m, p.Strip) }})
 	}
 	return archive(ctx, w, entries)
 }
 
+func load(tree *Tree, m Module, strip bool) ([]byte, error) {
+	content, err := tree.Load(m)
+	if err != nil || !strip {
+		return content, err
+	}
+	if content, err = stripSignature(content); err != nil {
+		return nil, fmt.Errorf("strip module %s: %w", m.File, err)
+	}
+	return content, nil
+}
+
 func archive(ctx context.Context, w io.Writer, entries []entry) error {
 	slices.SortFunc(entries, func(a, b entry) int { return cmp.Compare(a.path, b.path) })
-	out := newCPIO(w)
-	for _, e := range entries {
+	out := cpio.NewWriter(w)
+	for i, e := range entries {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("write initrd: %w", err)
 		}
@@ -124,7 +136,13 @@ func archive(ctx context.Context, w io.Writer, entries []entry) error {
 				return fmt.Errorf("pack /%s: %w", e.path, err)
 			}
 		}
-		err := out.add(e.path, e.mode, content)
+		// All that would differ from build to build is fixed: inodes count up
+		// from 1, owner, time and device are 0.
+		h := cpio.Header{Name: e.path, Mode: e.mode, Inode: uint32(i + 1), Links: 1}
+		if e.load == nil {
+			h.Links = 2
+		}
+		err := out.Add(h, content)
 		if e.wipe {
 			clear(content)
 		}
@@ -132,7 +150,7 @@ func archive(ctx context.Context, w io.Writer, entries []entry) error {
 			return fmt.Errorf("write initrd: /%s: %w", e.path, err)
 		}
 	}
-	if err := out.close(); err != nil {
+	if err := out.Close(); err != nil {
 		return fmt.Errorf("write initrd: %w", err)
 	}
 	return nil
@@ -146,7 +164,7 @@ func program(path string) func() ([]byte, error) {
 			return nil, err
 		}
 		defer f.Close()
-		b, err := readAtMost(f, MaxProgram)
+		b, err := compressed.ReadAtMost(f, MaxProgram)
 		if err != nil {
 			return nil, fmt.Errorf("read %s: %w", path, err)
 		}

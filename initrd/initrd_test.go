@@ -6,13 +6,14 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/secexec/secexec/cpio"
 	"github.com/secexec/secexec/sealed"
 	"github.com/secexec/secexec/secret"
 )
@@ -21,37 +22,27 @@ var update = flag.Bool("update", false, "rewrite golden files")
 
 // member is what a cpio archive says of one file.
 type member struct {
-	inode, mode, uid, gid, links, mtime uint64
-	content                             string
+	cpio.Header
+	content string
 }
 
-// readCPIO reads an archive by the format's description, as the kernel does.
 func readCPIO(t *testing.T, b []byte) (names []string, members map[string]member) {
 	t.Helper()
 	members = make(map[string]member)
-	for at := 0; ; {
-		if len(b) < at+cpioHeader || string(b[at:at+6]) != "070701" {
-			t.Fatalf("no header at %d", at)
-		}
-		var f [13]uint64
-		for i := range f {
-			v, err := strconv.ParseUint(string(b[at+6+8*i:at+14+8*i]), 16, 32)
-			if err != nil {
-				t.Fatal(err)
-			}
-			f[i] = v
-		}
-		name := string(b[at+cpioHeader : at+cpioHeader+int(f[11])-1])
-		at = (at + cpioHeader + int(f[11]) + 3) &^ 3
-		if name == cpioEnd {
-			if len(b)%cpioBlock != 0 || len(bytes.Trim(b[at:], "\x00")) != 0 {
-				t.Errorf("archive of %d bytes does not end in zeros at a block's end", len(b))
-			}
+	for r := cpio.NewReader(bytes.NewReader(b)); ; {
+		h, err := r.Next()
+		if err == io.EOF {
 			return names, members
 		}
-		names = append(names, name)
-		members[name] = member{f[0], f[1], f[2], f[3], f[4], f[5], string(b[at : at+int(f[6])])}
-		at = (at + int(f[6]) + 3) &^ 3
+		if err != nil {
+			t.Fatal(err)
+		}
+		content, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, h.Name)
+		members[h.Name] = member{h, string(content)}
 	}
 }
 
@@ -109,8 +100,8 @@ func TestWrite(t *testing.T) {
 	var listing strings.Builder
 	for i, name := range names {
 		m := members[name]
-		fmt.Fprintf(&listing, "%06o %s\n", m.mode, name)
-		if m.inode != uint64(i+1) || m.uid|m.gid|m.mtime != 0 {
+		fmt.Fprintf(&listing, "%06o %s\n", m.Mode, name)
+		if m.Inode != uint32(i+1) || m.UID|m.GID|m.MTime != 0 {
 			t.Errorf("%s is not reproducible: %+v", name, m)
 		}
 	}
@@ -158,9 +149,9 @@ func TestArchive(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
 	err := archive(t.Context(), &out, []entry{
-		{path: "etc/b", mode: regular | 0o400, load: func() ([]byte, error) { return []byte("12345"), nil }},
-		{path: "etc", mode: folder | 0o755},
-		{path: "etc/a", mode: regular | 0o644, load: func() ([]byte, error) { return nil, nil }},
+		{path: "etc/b", mode: cpio.Regular | 0o400, load: func() ([]byte, error) { return []byte("12345"), nil }},
+		{path: "etc", mode: cpio.Folder | 0o755},
+		{path: "etc/a", mode: cpio.Regular | 0o644, load: func() ([]byte, error) { return nil, nil }},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -1,105 +1,16 @@
 package initrd
 
 import (
-	"bytes"
-	"compress/gzip"
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
-
-	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
+	"strings"
 )
 
 // MaxModule bounds a kernel module, in bytes, compressed and not. The largest
 // of Debian's s390x kernel has 3 MB.
 const MaxModule = 32 << 20
-
-// maxDictionary bounds the memory that a compressed module may ask of its
-// reader, in bytes. xz -9 uses 64 MiB.
-const maxDictionary = 64 << 20
-
-// ErrTooLarge is wrapped by errors about a program or module over its limit.
-var ErrTooLarge = errors.New("too large")
-
-// decompress returns a module's content, by its file's suffix after ".ko".
-func decompress(b []byte, suffix string) ([]byte, error) {
-	var r io.Reader
-	var err error
-	switch suffix {
-	case "":
-		return b, nil
-	case ".gz":
-		r, err = gzip.NewReader(bytes.NewReader(b))
-	case ".xz":
-		if err := checkXZ(b); err != nil {
-			return nil, err
-		}
-		r, err = xz.NewReader(bytes.NewReader(b))
-	case ".zst":
-		var d *zstd.Decoder
-		d, err = zstd.NewReader(bytes.NewReader(b), zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-			zstd.WithDecoderMaxMemory(maxDictionary), zstd.WithDecoderMaxWindow(maxDictionary))
-		if err == nil {
-			defer d.Close()
-			r = d
-		}
-	default:
-		return nil, fmt.Errorf("unknown compression %q", suffix)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return readAtMost(r, MaxModule)
-}
-
-// checkXZ refuses an xz file whose first block asks for a large dictionary
-// before the reader allocates it. The layout is xz-file-format-1.1.0 section
-// 3.1: after the stream header of 12 bytes the block header has its size, its
-// flags, two optional sizes and the filters; LZMA2 is filter 0x21 with one
-// byte of properties, the dictionary's size.
-func checkXZ(b []byte) error {
-	const streamHeader = 12
-	if len(b) < streamHeader+4 {
-		return io.ErrUnexpectedEOF
-	}
-	b = b[streamHeader:]
-	if b[0] == 0 { // the index: a file without a block
-		return nil
-	}
-	size := (int(b[0]) + 1) * 4
-	if len(b) < size {
-		return io.ErrUnexpectedEOF
-	}
-	flags, fields := b[1], b[2:size]
-	for _, bit := range []byte{0x40, 0x80} { // compressed and uncompressed size, variable length
-		if flags&bit != 0 {
-			end := slices.IndexFunc(fields, func(c byte) bool { return c < 0x80 })
-			fields = fields[end+1:]
-		}
-	}
-	if flags&3 != 0 || len(fields) < 3 || fields[0] != 0x21 || fields[1] != 1 {
-		return errors.New("xz with another filter than LZMA2")
-	}
-	// 2 or 3 times a power of two; 40 stands for 4 GiB.
-	if p := int(fields[2]); p > 40 || (2|p&1)<<(p/2+11) > maxDictionary {
-		return fmt.Errorf("xz with a dictionary over %d MiB: %w", maxDictionary>>20, ErrTooLarge)
-	}
-	return nil
-}
-
-// readAtMost reads all of r, or fails with ErrTooLarge.
-func readAtMost(r io.Reader, limit int64) ([]byte, error) {
-	b, err := io.ReadAll(io.LimitReader(r, limit+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(b)) > limit {
-		return nil, fmt.Errorf("more than %d MiB: %w", limit>>20, ErrTooLarge)
-	}
-	return b, nil
-}
 
 // Types of ELF files.
 const (
@@ -113,4 +24,106 @@ const (
 func isELF(b []byte, types ...byte) bool {
 	return len(b) >= 64 && string(b[:4]) == "\x7fELF" && b[4] == 2 && b[5] == 2 &&
 		b[16] == 0 && slices.Contains(types, b[17]) && b[18] == 0 && b[19] == 22
+}
+
+var errNoModinfo = errors.New("no section .modinfo")
+
+// elfSection returns a section of a 64-bit big-endian ELF file: a part of b.
+// The layout is the System V ABI's: the file header has the offset of the
+// section headers at 0x28, their size at 0x3a, their number at 0x3c, the index
+// of the one with their names at 0x3e; a section header has its name's offset
+// at 0, the section's offset at 0x18 and size at 0x20.
+func elfSection(b []byte, name string) ([]byte, error) {
+	const headerSize = 64
+	if len(b) < 64 {
+		return nil, errors.New("an ELF file cut short")
+	}
+	be := binary.BigEndian
+	at, size, n, names := be.Uint64(b[0x28:]), be.Uint16(b[0x3a:]), uint64(be.Uint16(b[0x3c:])), uint64(be.Uint16(b[0x3e:]))
+	if size != headerSize || at > uint64(len(b)) || n*headerSize > uint64(len(b))-at || names >= n {
+		return nil, errors.New("an ELF file without usable section headers")
+	}
+	section := func(i uint64) (nameAt uint32, content []byte, ok bool) {
+		h := b[at+i*headerSize:][:headerSize]
+		off, size := be.Uint64(h[0x18:]), be.Uint64(h[0x20:])
+		if off > uint64(len(b)) || size > uint64(len(b))-off {
+			return 0, nil, false
+		}
+		return be.Uint32(h), b[off : off+size], true
+	}
+	_, table, ok := section(names)
+	if !ok {
+		return nil, errors.New("an ELF file whose sections have no names")
+	}
+	for i := range n {
+		nameAt, content, ok := section(i)
+		if ok && uint64(nameAt) < uint64(len(table)) && strings.HasPrefix(string(table[nameAt:min(len(table), int(nameAt)+len(name)+1)]), name+"\x00") {
+			return content, nil
+		}
+	}
+	return nil, fmt.Errorf("no section %s", name)
+}
+
+// modinfo is what a module says of itself, in strings "KEY=VALUE" that end
+// with a NUL.
+type modinfo struct {
+	needs     []string // modules that it needs directly
+	pre, post []string // soft dependencies
+	alias     []string // exact ones
+}
+
+// parseModinfo reads a module's section .modinfo. Names are normal ones.
+func parseModinfo(module []byte) (m modinfo, err error) {
+	section, err := elfSection(module, ".modinfo")
+	if err != nil {
+		return m, err
+	}
+	for entry := range strings.SplitSeq(string(section), "\x00") {
+		key, value, _ := strings.Cut(entry, "=")
+		switch key {
+		case "depends":
+			for name := range strings.SplitSeq(value, ",") {
+				if name == "" {
+					continue
+				}
+				if !plainName(name) {
+					return m, fmt.Errorf("%q is no module's name", name)
+				}
+				m.needs = append(m.needs, normal(name))
+			}
+		case "softdep":
+			pre, post := softWords(strings.Fields(value))
+			m.pre, m.post = append(m.pre, pre...), append(m.post, post...)
+		case "alias":
+			if value != "" && exactAlias(value) {
+				m.alias = append(m.alias, normal(value))
+			}
+		}
+	}
+	return m, nil
+}
+
+// signed is what the kernel's scripts/sign-file appends to a module, after the
+// signature and struct module_signature: algorithm, hash, kind of id, length
+// of signer and of key id (a byte each), 3 zero bytes, the signature's length.
+const signed = "~Module signature appended~\n"
+
+// stripSignature cuts a PKCS #7 signature, the only kind since Linux 4.3, off
+// a module. A module without one is returned as it is.
+func stripSignature(b []byte) ([]byte, error) {
+	content, ok := strings.CutSuffix(string(b[max(0, len(b)-len(signed)):]), signed)
+	if !ok || content != "" {
+		return b, nil
+	}
+	b = b[:len(b)-len(signed)]
+	const info = 12
+	if len(b) < info || string(b[len(b)-info:len(b)-4]) != "\x00\x00\x02\x00\x00\x00\x00\x00" {
+		return nil, errors.New("a signature of an unknown kind")
+	}
+	size := uint64(binary.BigEndian.Uint32(b[len(b)-4:]))
+	b = b[:len(b)-info]
+	if size == 0 || size > uint64(len(b)) {
+		return nil, fmt.Errorf("a signature of %d bytes", size)
+	}
+	return b[:uint64(len(b))-size], nil
 }

@@ -11,6 +11,8 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
+
+	"github.com/secexec/secexec/compressed"
 )
 
 // fakeELF is the head of an s390x ELF file, with something to tell it by.
@@ -81,8 +83,8 @@ func TestLoad(t *testing.T) {
 		if _, err := load(compress(t, suffix, intel)); !errors.Is(err, ErrNotS390x) {
 			t.Errorf("%q: an amd64 module gave %v, want %v", suffix, err, ErrNotS390x)
 		}
-		if _, err := load(compress(t, suffix, make([]byte, MaxModule+1))); !errors.Is(err, ErrTooLarge) {
-			t.Errorf("%q: a bomb gave %v, want %v", suffix, err, ErrTooLarge)
+		if _, err := load(compress(t, suffix, make([]byte, MaxModule+1))); !errors.Is(err, compressed.ErrTooLarge) {
+			t.Errorf("%q: a bomb gave %v, want %v", suffix, err, compressed.ErrTooLarge)
 		}
 	}
 }
@@ -93,45 +95,4 @@ func TestLoadMissing(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "module ext4") {
 		t.Errorf("Load of a file that is not there gave %v", err)
 	}
-}
-
-func TestXZDictionary(t *testing.T) {
-	t.Parallel()
-	packed := compress(t, ".xz", fakeELF(elfRel, ""))
-	if packed[12+2] != 0x21 {
-		t.Fatalf("byte 14 of the xz file is %#x, not LZMA2", packed[14])
-	}
-	for _, tt := range []struct {
-		property byte
-		want     error
-	}{
-		{18, nil},         // 2 MiB
-		{28, nil},         // 64 MiB
-		{29, ErrTooLarge}, // 96 MiB
-		{40, ErrTooLarge}, // 4 GiB
-		{41, ErrTooLarge}, // nothing
-	} {
-		packed[16] = tt.property
-		if err := checkXZ(packed); !errors.Is(err, tt.want) {
-			t.Errorf("dictionary %d: checkXZ gave %v, want %v", tt.property, err, tt.want)
-		}
-	}
-	packed[13] = 1 // two filters
-	if err := checkXZ(packed); err == nil {
-		t.Error("a file with two filters was taken")
-	}
-}
-
-// FuzzDecompress holds decompression to its bound.
-func FuzzDecompress(f *testing.F) {
-	suffixes := []string{".gz", ".xz", ".zst"}
-	for i, suffix := range suffixes {
-		f.Add(byte(i), compress(f, suffix, fakeELF(elfRel, "seed")))
-	}
-	f.Fuzz(func(t *testing.T, kind byte, b []byte) {
-		out, err := decompress(b, suffixes[int(kind)%len(suffixes)])
-		if err == nil && len(out) > MaxModule {
-			t.Errorf("%d bytes came out of %d", len(out), len(b))
-		}
-	})
 }

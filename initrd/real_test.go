@@ -1,6 +1,8 @@
 package initrd
 
 import (
+	"cmp"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,6 +27,46 @@ func realTree(t *testing.T) *Tree {
 	return tree
 }
 
+// bare hides what depmod makes.
+type bare struct{ fs.FS }
+
+func (b bare) Open(name string) (fs.File, error) {
+	switch name {
+	case "modules.dep", "modules.softdep", "modules.alias":
+		return nil, fs.ErrNotExist
+	}
+	return b.FS.Open(name)
+}
+
+// TestDepmodAgrees compares what is read from the modules with what depmod
+// wrote of them, for every feature.
+func TestDepmodAgrees(t *testing.T) {
+	t.Parallel()
+	tree := realTree(t)
+	want, err := Needs{Block: true, SCSI: true, Net: true, Console: true, Vsock: true, Crypt: true, Verity: true, Integrity: true,
+		FileSystems: []string{"ext4", "xfs", "erofs", "overlay"}}.Modules()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, err := OpenTree(bare{tree.fsys}, tree.Release)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sorted := func(tree *Tree) []Module {
+		modules, err := tree.Closure(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		slices.SortFunc(modules, func(a, b Module) int { return cmp.Compare(a.Path, b.Path) })
+		return modules
+	}
+	if a, b := sorted(ours), sorted(tree); !slices.Equal(a, b) {
+		t.Errorf("without depmod's files: %v\nwith them: %v", a, b)
+	} else {
+		t.Logf("%d modules", len(a))
+	}
+}
+
 // TestPremiseDebianKernel pins what DefaultModules rests on: which modules
 // Debian's kernel has, that ext4's checksum comes in by a soft dependency's
 // alias, and that all of them unpack to s390x modules.
@@ -36,7 +78,7 @@ func TestPremiseDebianKernel(t *testing.T) {
 		t.Fatal(err)
 	}
 	var names []string
-	total := 0
+	total, signatures := 0, 0
 	for _, m := range modules {
 		names = append(names, m.File)
 		b, err := tree.Load(m)
@@ -44,8 +86,13 @@ func TestPremiseDebianKernel(t *testing.T) {
 			t.Error(err)
 		}
 		total += len(b)
+		cut, err := stripSignature(b)
+		if err != nil {
+			t.Errorf("strip %s: %v", m.File, err)
+		}
+		signatures += len(b) - len(cut)
 	}
-	t.Logf("kernel %s: %d modules, %d bytes: %v", tree.Release, len(names), total, names)
+	t.Logf("kernel %s: %d modules, %d bytes, %d of them signatures: %v", tree.Release, len(names), total, signatures, names)
 	for _, must := range []string{"virtio_blk", "dm-mod", "dm-crypt", "xts", "ext4", "jbd2", "mbcache", "crc16", "crc32c_generic", "virtio_scsi", "sd_mod", "virtio_net"} {
 		if !slices.Contains(names, must) && !tree.index.builtin[normal(must)] {
 			t.Errorf("module %s is neither in the closure nor built in", must)
