@@ -133,6 +133,9 @@ func (x *index) walk(fsys fs.FS) error {
 	return nil
 }
 
+// Len returns how many modules the tree has as files.
+func (t *Tree) Len() int { return len(t.index.path) }
+
 // Load returns a module's content, uncompressed.
 func (t *Tree) Load(m Module) ([]byte, error) {
 	content, err := t.read(m.Path)

@@ -1,6 +1,6 @@
 // Command secexec seals Linux workloads for IBM Secure Execution and runs them.
 //
-// The owner's commands (hostkey, image, disk, build, emulate) need no root
+// The owner's commands (hostkey, image, disk, kernel, build, emulate) need no root
 // rights and no hostagent; the operator's (run, ps, inspect, logs, events,
 // stop, kill, rm, verify, node) talk to hostagent over its socket.
 package main
@@ -81,7 +81,7 @@ func newRoot() *cobra.Command {
 		&cobra.Group{ID: "owner", Title: "Workload owner:"},
 		&cobra.Group{ID: "operator", Title: "Provider operator:"},
 	)
-	for _, cmd := range []*cobra.Command{newHostkey(), newImage(), newDisk(), newBuild(), newEmulate()} {
+	for _, cmd := range []*cobra.Command{newHostkey(), newImage(), newDisk(), newKernel(), newBuild(), newEmulate()} {
 		cmd.GroupID = "owner"
 		root.AddCommand(cmd)
 	}
