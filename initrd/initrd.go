@@ -45,8 +45,9 @@ var DefaultModules = []Wanted{
 
 // Plan says what goes into an initrd.
 type Plan struct {
-	Modules string   // folder of the kernel's modules; see FindTree
-	Want    []Wanted // usually DefaultModules
+	Tree    *Tree    // the kernel's modules; nil: those in the folder Modules
+	Modules string   // see FindTree
+	Want    []Wanted // what Needs gives
 	Init    string   // guestinit, a file
 	Agent   string   // guestagent, a file
 
@@ -80,9 +81,12 @@ type entry struct {
 // the volume key in plain text: they belong into a sealed image and nowhere
 // else.
 func Write(ctx context.Context, w io.Writer, p Plan) error {
-	tree, err := FindTree(p.Modules)
-	if err != nil {
-		return err
+	tree := p.Tree
+	if tree == nil {
+		var err error
+		if tree, err = FindTree(p.Modules); err != nil {
+			return err
+		}
 	}
 	modules, err := tree.Closure(p.Want)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/secexec/secexec/cpio"
 	"github.com/secexec/secexec/sealed"
@@ -127,6 +128,57 @@ func TestWrite(t *testing.T) {
 		t.Errorf("the caller's record was harmed: %v", err)
 	}
 	oracle(t, out.Bytes(), names)
+}
+
+// A package's tree, with signed modules, gives an initrd too.
+func TestWriteStripped(t *testing.T) {
+	t.Parallel()
+	fsys := packageFS(t)
+	const path = "kernel/lib/crc16.ko"
+	module := fsys[path].Data
+	fsys[path].Data = append(append(bytes.Clone(module), "PKCS7\x00\x00\x02\x00\x00\x00\x00\x00\x00\x00\x00\x05"...), signed...)
+	want, err := Needs{Crypt: true, Console: true, FileSystems: []string{"ext4"}}.Modules()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fsys["kernel/crypto/xts.ko"] = &fstest.MapFile{Data: moduleELF("depends=")}
+	p := plan(t)
+	p.Modules, p.Want = "", want
+	for _, strip := range []bool{false, true} {
+		if p.Tree, err = OpenTree(fsys, "6.12-test"); err != nil {
+			t.Fatal(err)
+		}
+		p.Strip = strip
+		var out bytes.Buffer
+		if err := Write(t.Context(), &out, p); err != nil {
+			t.Fatal(err)
+		}
+		_, members := readCPIO(t, out.Bytes())
+		found := false
+		for name, m := range members {
+			if strings.HasSuffix(name, "-crc16.ko") {
+				found = true
+				if want := fsys[path].Data; strip {
+					if m.content != string(module) {
+						t.Errorf("%s still has its signature", name)
+					}
+				} else if m.content != string(want) {
+					t.Errorf("%s lost its signature", name)
+				}
+			}
+		}
+		if !found {
+			t.Error("crc16 is missing")
+		}
+	}
+	// A signature that can't be cut is named with its module.
+	fsys[path].Data = append(moduleELF("depends="), signed...)
+	if p.Tree, err = OpenTree(fsys, "6.12-test"); err != nil {
+		t.Fatal(err)
+	}
+	if err := Write(t.Context(), &bytes.Buffer{}, p); err == nil || !strings.Contains(err.Error(), "strip module crc16") {
+		t.Errorf("Write: %v", err)
+	}
 }
 
 // oracle compares with what GNU cpio reads.
