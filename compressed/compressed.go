@@ -11,10 +11,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 
 	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
 	"github.com/ulikunitz/xz/lzma"
 )
 
@@ -78,15 +76,7 @@ func NewReader(r io.Reader, f Format) (io.ReadCloser, error) {
 	case Bzip2:
 		return io.NopCloser(bzip2.NewReader(r)), nil
 	case XZ:
-		b := bufio.NewReaderSize(r, 64<<10)
-		head, err := b.Peek(xzHead)
-		if err != nil && err != io.EOF {
-			return nil, err
-		}
-		if err := checkXZ(head); err != nil {
-			return nil, err
-		}
-		x, err := xz.NewReader(b)
+		x, err := newXZ(r)
 		return io.NopCloser(x), err
 	case LZMA:
 		x, err := lzma.ReaderConfig{DictCap: maxDictionary}.NewReader(r)
@@ -133,43 +123,4 @@ func ReadAtMost(r io.Reader, limit int64) ([]byte, error) {
 		return nil, fmt.Errorf("more than %d MiB: %w", limit>>20, ErrTooLarge)
 	}
 	return b, nil
-}
-
-// xzHead is enough of a file for checkXZ: the stream header and the largest
-// block header.
-const xzHead = 12 + 1024
-
-// checkXZ refuses an xz file whose first block asks for a large dictionary
-// before the reader allocates it. The layout is xz-file-format-1.1.0 section
-// 3.1: after the stream header of 12 bytes the block header has its size, its
-// flags, two optional sizes and the filters; LZMA2 is filter 0x21 with one
-// byte of properties, the dictionary's size.
-func checkXZ(b []byte) error {
-	const streamHeader = 12
-	if len(b) < streamHeader+4 {
-		return io.ErrUnexpectedEOF
-	}
-	b = b[streamHeader:]
-	if b[0] == 0 { // the index: a file without a block
-		return nil
-	}
-	size := (int(b[0]) + 1) * 4
-	if len(b) < size {
-		return io.ErrUnexpectedEOF
-	}
-	flags, fields := b[1], b[2:size]
-	for _, bit := range []byte{0x40, 0x80} { // compressed and uncompressed size, variable length
-		if flags&bit != 0 {
-			end := slices.IndexFunc(fields, func(c byte) bool { return c < 0x80 })
-			fields = fields[end+1:]
-		}
-	}
-	if flags&3 != 0 || len(fields) < 3 || fields[0] != 0x21 || fields[1] != 1 {
-		return errors.New("xz with another filter than LZMA2")
-	}
-	// 2 or 3 times a power of two; 40 stands for 4 GiB.
-	if p := int(fields[2]); p > 40 || (2|p&1)<<(p/2+11) > maxDictionary {
-		return fmt.Errorf("xz with a dictionary over %d MiB: %w", maxDictionary>>20, ErrTooLarge)
-	}
-	return nil
 }

@@ -3,7 +3,9 @@ package compressed
 import (
 	"bytes"
 	"compress/gzip"
+	"encoding/binary"
 	"errors"
+	"hash/crc32"
 	"io"
 	"strings"
 	"testing"
@@ -94,12 +96,52 @@ func TestBySuffix(t *testing.T) {
 	}
 }
 
+// A file of several blocks and streams, with each kind of check, as the xz
+// program makes them.
+func TestXZ(t *testing.T) {
+	t.Parallel()
+	first, second := []byte(strings.Repeat("first ", 1000)), []byte("second")
+	for name, check := range map[string]byte{"CRC32": xz.CRC32, "CRC64": xz.CRC64, "SHA-256": xz.SHA256, "none": 0} {
+		stream := func(content []byte) []byte {
+			var out bytes.Buffer
+			w, err := xz.WriterConfig{DictCap: 1 << 16, BlockSize: 1000, CheckSum: check, NoCheckSum: check == 0}.NewWriter(&out)
+			if err == nil {
+				_, err = w.Write(content)
+			}
+			if err == nil {
+				err = w.Close()
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			return out.Bytes()
+		}
+		one := stream(first)
+		b := append(append(bytes.Clone(one), 0, 0, 0, 0), stream(second)...)
+		got, err := Decode(b, XZ, 1<<20)
+		if err != nil || string(got) != string(first)+"second" {
+			t.Errorf("%s: %d bytes, %v", name, len(got), err)
+		}
+		if _, err := Decode(append(bytes.Clone(one), 0), XZ, 1<<20); err == nil {
+			t.Errorf("%s: a byte of padding was taken", name)
+		}
+		if _, err := Decode(append(bytes.Clone(one), "junk"...), XZ, 1<<20); err == nil {
+			t.Errorf("%s: junk at the end was taken", name)
+		}
+		// Whatever byte changes, the content does not, unless it has no check
+		// sum. (The LZMA2 decoder lets some of a chunk's header pass.)
+		for at := range one {
+			bad := bytes.Clone(one)
+			bad[at] ^= 1
+			if got, err := Decode(bad, XZ, 1<<20); err == nil && (len(got) != len(first) || check != 0 && !bytes.Equal(got, first)) {
+				t.Errorf("%s: byte %d changed the content", name, at)
+			}
+		}
+	}
+}
+
 func TestXZDictionary(t *testing.T) {
 	t.Parallel()
-	b := encode(t, XZ, []byte("x"))
-	if b[12+2] != 0x21 {
-		t.Fatalf("byte 14 of the xz file is %#x, not LZMA2", b[14])
-	}
 	for _, tt := range []struct {
 		property byte
 		want     error
@@ -110,14 +152,20 @@ func TestXZDictionary(t *testing.T) {
 		{40, ErrTooLarge}, // 4 GiB
 		{41, ErrTooLarge}, // nothing
 	} {
-		b[16] = tt.property
-		if err := checkXZ(b); !errors.Is(err, tt.want) {
-			t.Errorf("dictionary %d: checkXZ gave %v, want %v", tt.property, err, tt.want)
+		b := encode(t, XZ, []byte("x"))
+		if b[12+2] != 0x21 {
+			t.Fatalf("byte 14 of the xz file is %#x, not LZMA2", b[14])
 		}
-	}
-	b[13] = 1 // two filters
-	if err := checkXZ(b); err == nil {
-		t.Error("a file with two filters was taken")
+		header := b[12 : 12+(int(b[12])+1)*4]
+		header[4] = tt.property
+		binary.LittleEndian.PutUint32(header[len(header)-4:], crc32.ChecksumIEEE(header[:len(header)-4]))
+		if _, err := Decode(b, XZ, 1<<20); !errors.Is(err, tt.want) {
+			t.Errorf("dictionary %d: Decode gave %v, want %v", tt.property, err, tt.want)
+		}
+		// The same in a stream behind a good one.
+		if _, err := Decode(append(encode(t, XZ, []byte("y")), b...), XZ, 1<<20); !errors.Is(err, tt.want) {
+			t.Errorf("dictionary %d of a second stream: Decode gave %v, want %v", tt.property, err, tt.want)
+		}
 	}
 }
 
