@@ -51,11 +51,10 @@ func findImages(fsys fs.FS) ([]imageFile, error) {
 			if looked++; looked > maxCandidates {
 				return nil, fmt.Errorf("more than %d files that could be kernels", maxCandidates)
 			}
-			info, err := fs.Stat(fsys, p)
-			if err != nil || !info.Mode().IsRegular() {
+			release, err := releaseOf(fsys, p)
+			if errors.Is(err, fs.ErrNotExist) {
 				continue // a link to nowhere, as /boot has them while a kernel is removed
 			}
-			release, err := releaseOf(fsys, p)
 			if err != nil {
 				if not == nil {
 					not = fmt.Errorf("%s: %w", p, err)
@@ -77,6 +76,12 @@ func findImages(fsys fs.FS) ([]imageFile, error) {
 // releaseOf reads an image's release; an image that does not tell it has the
 // one that its name or folder says.
 func releaseOf(fsys fs.FS, file string) (string, error) {
+	// A pipe must not be opened: that would wait for its other end.
+	if info, err := fs.Stat(fsys, file); err != nil {
+		return "", err
+	} else if !info.Mode().IsRegular() {
+		return "", errors.New("not a regular file")
+	}
 	f, err := fsys.Open(file)
 	if err != nil {
 		return "", err
