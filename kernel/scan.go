@@ -163,6 +163,9 @@ func findConfig(fsys fs.FS, release, image string) (config []byte, from string) 
 		if pattern == "config" && path.Dir(image) != "." {
 			continue
 		}
+		if info, err := fs.Stat(fsys, name); err != nil || !info.Mode().IsRegular() {
+			continue
+		}
 		f, err := fsys.Open(name)
 		if err != nil {
 			continue
