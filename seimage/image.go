@@ -1,9 +1,12 @@
 package seimage
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/secexec/secexec/seimage/bootloader"
 )
 
 // Image is an opened image: its plain-text records, parsed. Component pages
@@ -13,16 +16,20 @@ type Image struct {
 	HeaderAddr uint64
 	IPIB       *IPIB
 	IPIBAddr   uint64
-	Legacy     bool // without metadata, as the older C tool wrote it
+	ArgsAddr   uint64 // of stage3a's arguments; 0: not found
+	Legacy     bool   // without metadata, as the older C tool wrote it
+	Size       int64  // of the file, bytes
 
-	r    io.ReaderAt
-	size int64
+	r io.ReaderAt
 }
 
 // Errors of Open.
 var (
 	ErrNotImage  = errors.New("not an SE boot image")
 	ErrTruncated = errors.New("SE boot image is truncated")
+	// ErrMetadata says that tools and the boot loader would not see the same
+	// image: somebody wrote into it.
+	ErrMetadata = errors.New("SE boot image's metadata and its boot loader disagree")
 )
 
 // Where the older C tool (s390-tools up to 2.35) has the IPIB, and how far
@@ -32,23 +39,42 @@ const (
 	legacyHeaderBefore = 0x15000
 )
 
-// Open parses an image's metadata, SE header and IPIB. Nothing in them is
-// authenticated yet.
-func Open(r io.ReaderAt, size int64) (*Image, error) {
-	img := &Image{r: r, size: size}
+// maxStage3a bounds the search for stage3a's arguments, in bytes; those known
+// have less than 16 KiB.
+const maxStage3a = 64 << 10
+
+// OpenHeader finds and parses an image's SE header alone, by the metadata or,
+// without any, at the start of one of the first 21 pages: so an extracted header
+// is found too. IPIB stays nil. Nothing is authenticated yet.
+func OpenHeader(r io.ReaderAt, size int64) (*Image, error) {
+	img := &Image{r: r, Size: size}
 	meta, err := img.metadata()
 	if err != nil {
 		return nil, err
 	}
 	img.HeaderAddr, img.IPIBAddr = meta.HeaderAddr, meta.IPIBAddr
-	raw, err := img.read(meta.HeaderAddr, MaxHeaderSize)
+	raw, err := img.read(img.HeaderAddr, MaxHeaderSize)
 	if err != nil {
 		return nil, err
 	}
 	if img.Header, err = ParseHeader(raw); err != nil {
 		return nil, fmt.Errorf("open image: %w", err)
 	}
-	if raw, err = img.read(meta.IPIBAddr, MaxIPIBSize); err != nil {
+	return img, nil
+}
+
+// Open parses an image's metadata, SE header and IPIB. Nothing in them is
+// authenticated yet.
+func Open(r io.ReaderAt, size int64) (*Image, error) {
+	img, err := OpenHeader(r, size)
+	if err != nil {
+		return nil, err
+	}
+	if err := img.followLoader(); err != nil {
+		return nil, err
+	}
+	raw, err := img.read(img.IPIBAddr, MaxIPIBSize)
+	if err != nil {
 		return nil, err
 	}
 	if img.IPIB, err = ParseIPIB(raw); err != nil {
@@ -64,15 +90,20 @@ func Open(r io.ReaderAt, size int64) (*Image, error) {
 
 // metadata finds header and IPIB.
 func (img *Image) metadata() (Metadata, error) {
-	raw, err := img.read(MetadataAddr, metadataSize)
-	if err != nil {
+	if raw, err := img.read(MetadataAddr, metadataSize); err == nil {
+		m, ok, err := parseMetadata(raw)
+		if ok || err != nil {
+			return m, err
+		}
+	} else if !errors.Is(err, ErrNotImage) {
 		return Metadata{}, err
 	}
-	if m, ok := parseMetadata(raw); ok {
-		return m, nil
-	}
 	for addr := uint64(0); addr < legacyHeaderBefore; addr += PageSize {
-		if raw, err = img.read(addr, len(HeaderMagic)); err != nil {
+		raw, err := img.read(addr, len(HeaderMagic))
+		if errors.Is(err, ErrNotImage) {
+			break
+		}
+		if err != nil {
 			return Metadata{}, err
 		}
 		if string(raw) == HeaderMagic {
@@ -83,14 +114,43 @@ func (img *Image) metadata() (Metadata, error) {
 	return Metadata{}, fmt.Errorf("open image: %w: neither metadata at 0x%x nor an SE header", ErrNotImage, MetadataAddr)
 }
 
+// followLoader takes the IPIB's address from where the boot loader takes it:
+// stage3a's arguments, its last bytes. They lie before the header, on 4 bytes,
+// and name it. A loader without them is nobody's that we know; then the
+// metadata counts.
+func (img *Image) followLoader() error {
+	if img.HeaderAddr <= EntryAddr {
+		return nil
+	}
+	raw, err := img.read(EntryAddr, int(min(img.HeaderAddr-EntryAddr, maxStage3a)))
+	if err != nil {
+		return err
+	}
+	be := binary.BigEndian
+	for at := (len(raw) - bootloader.Stage3aArgsSize) &^ 3; at >= 0; at -= 4 {
+		addr := EntryAddr + uint64(at)
+		if addr+be.Uint64(raw[at:]) != img.HeaderAddr || be.Uint64(raw[at+8:]) != uint64(img.Header.Size()) {
+			continue
+		}
+		ipib := addr + be.Uint64(raw[at+16:])
+		if !img.Legacy && ipib != img.IPIBAddr {
+			return fmt.Errorf("open image: %w: IPIB at 0x%x and 0x%x", ErrMetadata, img.IPIBAddr, ipib)
+		}
+		img.ArgsAddr, img.IPIBAddr = addr, ipib
+		return nil
+	}
+	return nil
+}
+
 // read returns up to n bytes at an address, at least one.
 func (img *Image) read(addr uint64, n int) ([]byte, error) {
-	if addr >= uint64(img.size) {
+	if addr >= uint64(img.Size) {
 		return nil, fmt.Errorf("open image: %w: it ends before 0x%x", ErrNotImage, addr)
 	}
-	b := make([]byte, min(uint64(n), uint64(img.size)-addr))
-	if _, err := img.r.ReadAt(b, int64(addr)); err != nil && !errors.Is(err, io.EOF) {
+	b := make([]byte, min(uint64(n), uint64(img.Size)-addr))
+	got, err := img.r.ReadAt(b, int64(addr))
+	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("read image: %w", err)
 	}
-	return b, nil
+	return b[:got], nil
 }

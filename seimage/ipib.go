@@ -1,6 +1,7 @@
 package seimage
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -13,6 +14,10 @@ type IPIB struct {
 	HeaderAddr uint64 // stage3a overwrites it from its own arguments
 	HeaderSize uint64
 	Components []IPIBComponent // in address order
+
+	// block has the bytes that were parsed, where they say more than the fields
+	// above: a block longer than its components, reserved bytes.
+	block []byte
 }
 
 // IPIBComponent is one encrypted range of guest memory.
@@ -37,19 +42,21 @@ const (
 var ErrIPIB = errors.New("invalid IPIB")
 
 // Size is the block's size in bytes.
-func (p *IPIB) Size() int { return ipibFixed + ipibComponent*len(p.Components) }
+func (p *IPIB) Size() int { return max(len(p.block), ipibFixed+ipibComponent*len(p.Components)) }
 
-// Marshal returns the block's bytes.
+// Marshal returns the block's bytes; of a parsed one, the same bytes again.
 func (p *IPIB) Marshal() []byte {
 	be := binary.BigEndian
 	b := make([]byte, p.Size())
-	be.PutUint32(b, uint32(len(b)))
-	b[7] = 1 // version of the block header
 	pv := b[ipibHeader:]
-	be.PutUint32(pv, uint32(len(pv)))
-	pv[4] = ipibTypePV
+	if copy(b, p.block) == 0 {
+		be.PutUint32(b, uint32(len(b)))
+		b[7] = 1 // version of the block header
+		be.PutUint32(pv, uint32(len(pv)))
+		pv[4] = ipibTypePV
+		pv[103] = 1 // version of the PV block
+	}
 	copy(pv[8:], p.Loadparm[:])
-	pv[103] = 1 // version of the PV block
 	be.PutUint32(pv[108:], uint32(len(p.Components)))
 	be.PutUint64(pv[112:], p.HeaderAddr)
 	be.PutUint64(pv[120:], p.HeaderSize)
@@ -62,8 +69,9 @@ func (p *IPIB) Marshal() []byte {
 	return b
 }
 
-// ParseIPIB parses the block at the start of b. The older C tool's block says
-// that it is a whole page long; bytes after the last component are ignored.
+// ParseIPIB parses the block at the start of b. As QEMU and firmware do, it
+// ignores reserved bytes and those after the last component. The older C tool's
+// block is a whole page long and its PV block has version 0.
 func ParseIPIB(b []byte) (*IPIB, error) {
 	be := binary.BigEndian
 	if len(b) < ipibFixed {
@@ -77,8 +85,8 @@ func ParseIPIB(b []byte) (*IPIB, error) {
 		return nil, fmt.Errorf("%w: version %d", ErrIPIB, b[7])
 	}
 	pv := b[ipibHeader:size]
-	if pv[4] != ipibTypePV || pv[103] != 1 {
-		return nil, fmt.Errorf("%w: block type %d version %d, wants %d version 1", ErrIPIB, pv[4], pv[103], ipibTypePV)
+	if pv[4] != ipibTypePV || pv[103] > 1 {
+		return nil, fmt.Errorf("%w: block type %d version %d, wants %d version 0 or 1", ErrIPIB, pv[4], pv[103], ipibTypePV)
 	}
 	n := uint64(be.Uint32(pv[108:]))
 	if n == 0 || n > MaxComponents || 128+n*ipibComponent > uint64(len(pv)) {
@@ -93,7 +101,13 @@ func ParseIPIB(b []byte) (*IPIB, error) {
 		e := pv[128+ipibComponent*i:]
 		p.Components = append(p.Components, IPIBComponent{be.Uint64(e), be.Uint64(e[8:]), be.Uint64(e[16:])})
 	}
-	return p, p.check()
+	if err := p.check(); err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(p.Marshal(), b[:size]) {
+		p.block = bytes.Clone(b[:size])
+	}
+	return p, nil
 }
 
 // check applies QEMU's and firmware's rules for components.

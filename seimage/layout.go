@@ -3,6 +3,7 @@ package seimage
 import (
 	"crypto/sha512"
 	"encoding/binary"
+	"fmt"
 	"hash"
 
 	"github.com/secexec/secexec/xts"
@@ -101,12 +102,16 @@ func (m Metadata) marshal() []byte {
 	return be.AppendUint64(b, m.IPIBAddr)
 }
 
-func parseMetadata(b []byte) (m Metadata, ok bool) {
+// parseMetadata also tells whether there is any.
+func parseMetadata(b []byte) (m Metadata, ok bool, err error) {
 	be := binary.BigEndian
-	if len(b) < metadataSize || string(b[:8]) != metadataMagic || be.Uint32(b[16:]) != metadataVersion {
-		return m, false
+	if len(b) < metadataSize || string(b[:8]) != metadataMagic {
+		return m, false, nil
 	}
-	return Metadata{be.Uint64(b[8:]), be.Uint64(b[20:])}, true
+	if v := be.Uint32(b[16:]); v != metadataVersion {
+		return m, true, fmt.Errorf("open image: %w: its metadata has version %d, wants %d", ErrNotImage, v, metadataVersion)
+	}
+	return Metadata{be.Uint64(b[8:]), be.Uint64(b[20:])}, true, nil
 }
 
 // roundUp rounds a size up to whole pages.

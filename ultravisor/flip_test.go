@@ -130,7 +130,7 @@ func TestEachByteOfTheIPIB(t *testing.T) {
 		{"length", 2, []uint64{invalid}}, {"length's low half", 2, nil},
 		{"flags", 1, nil}, {"reserved", 2, nil}, {"version", 1, []uint64{invalid}},
 		{"block length", 4, []uint64{invalid}}, {"type", 1, []uint64{invalid}}, {"reserved", 3, nil},
-		{"loadparm", 8, nil}, {"reserved", 84, nil}, {"reserved", 3, nil}, {"block version", 1, []uint64{invalid}},
+		{"loadparm", 8, nil}, {"reserved", 84, nil}, {"reserved", 3, nil}, {"block version: the C tool's is 0", 1, nil},
 		{"reserved", 4, nil}, {"number of components", 4, []uint64{invalid}},
 		// In a boot stage3a overwrites these two with its own arguments.
 		{"header address", 8, []uint64{invalid, tagBad}}, {"header size", 8, []uint64{invalid, sizeBad}},

@@ -89,11 +89,12 @@ func Stage3b(args Stage3bArgs) []byte {
 
 // FindStage3bArgs finds the arguments in a stage3b padded to whole pages, ours
 // or another builder's: the only place where a kernel at kernelAddr stands,
-// of a size that fills its component but for less than a page.
+// of a size that fills its component but for less than a page. They start on 4
+// bytes: s390-tools' stage3b has an odd number of words before them.
 func FindStage3bArgs(padded []byte, kernelAddr, kernelPadded uint64) (Stage3bArgs, error) {
 	const page = 4096
 	be := binary.BigEndian
-	for at := (len(padded) - Stage3bArgsSize) &^ 7; at >= 0; at -= 8 {
+	for at := (len(padded) - Stage3bArgsSize) &^ 3; at >= 0; at -= 4 {
 		b := padded[at:]
 		size := be.Uint64(b[8:])
 		if be.Uint64(b) != kernelAddr || size > kernelPadded || size+page <= kernelPadded {
