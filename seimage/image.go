@@ -18,9 +18,9 @@ type Image struct {
 	IPIBAddr   uint64
 	ArgsAddr   uint64 // of stage3a's arguments; 0: not found
 	Legacy     bool   // without metadata, as the older C tool wrote it
-	Size       int64  // of the file, bytes
 
-	r io.ReaderAt
+	r    io.ReaderAt
+	size int64
 }
 
 // Errors of Open.
@@ -47,7 +47,7 @@ const maxStage3a = 64 << 10
 // without any, at the start of one of the first 21 pages: so an extracted header
 // is found too. IPIB stays nil. Nothing is authenticated yet.
 func OpenHeader(r io.ReaderAt, size int64) (*Image, error) {
-	img := &Image{r: r, Size: size}
+	img := &Image{r: r, size: size}
 	meta, err := img.metadata()
 	if err != nil {
 		return nil, err
@@ -144,10 +144,10 @@ func (img *Image) followLoader() error {
 
 // read returns up to n bytes at an address, at least one.
 func (img *Image) read(addr uint64, n int) ([]byte, error) {
-	if addr >= uint64(img.Size) {
+	if addr >= uint64(img.size) {
 		return nil, fmt.Errorf("open image: %w: it ends before 0x%x", ErrNotImage, addr)
 	}
-	b := make([]byte, min(uint64(n), uint64(img.Size)-addr))
+	b := make([]byte, min(uint64(n), uint64(img.size)-addr))
 	got, err := img.r.ReadAt(b, int64(addr))
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("read image: %w", err)

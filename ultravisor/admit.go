@@ -107,6 +107,9 @@ func (u *Ultravisor) openHeader(o *opened, mem io.ReaderAt, ipib *seimage.IPIB) 
 // unwrap returns the header protection key from the slot of one of the host's
 // keys; the caller wipes it. A backup key opens only images that allow it.
 func (u *Ultravisor) unwrap(h *seimage.Header) (secret.Bytes, error) {
+	if u.headerKey != nil {
+		return u.headerKey.Clone(), nil
+	}
 	key, err := seimage.UnwrapSlot(u.host, h)
 	if !errors.Is(err, seimage.ErrNoSlotForHost) {
 		return key, err

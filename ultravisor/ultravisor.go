@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/secexec/secexec/secret"
 	"github.com/secexec/secexec/seimage"
 )
 
@@ -23,6 +24,8 @@ type Ultravisor struct {
 	host    *ecdh.PrivateKey
 	backups []*ecdh.PrivateKey
 	ipib    *seimage.IPIB // set by SetParameters
+
+	headerKey secret.Bytes // of an owner who opens a file; no host's key counts then
 }
 
 // New stands in for the firmware of the host with this private key and, on

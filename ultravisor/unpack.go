@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 
+	"github.com/secexec/secexec/secret"
 	"github.com/secexec/secexec/seimage"
 	"github.com/secexec/secexec/seimage/bootloader"
 )
@@ -39,20 +40,39 @@ type Unpacked struct {
 // *Refusal says what firmware would say. All digests are verified before it
 // returns; memory use does not grow with the image.
 func OpenFile(r io.ReaderAt, size int64, host *ecdh.PrivateKey) (*Unpacked, error) {
+	u, err := openFile(r, size, New(host))
+	if err == nil || errors.As(err, new(*Refusal)) {
+		return u, err
+	}
+	if r := refuseHeader(err); r != nil {
+		return nil, r
+	}
+	if errors.Is(err, seimage.ErrIPIB) {
+		return nil, refuseIPIB(err)
+	}
+	return nil, err
+}
+
+// OpenFileAsOwner is OpenFile with the header protection key, which the caller
+// keeps. No key slot is looked at. Another key, or a header that was changed, is
+// seimage.ErrHeaderTag.
+func OpenFileAsOwner(r io.ReaderAt, size int64, headerKey secret.Bytes) (*Unpacked, error) {
+	u, err := openFile(r, size, &Ultravisor{headerKey: headerKey})
+	if errors.Is(err, seimage.ErrHeaderTag) {
+		return nil, seimage.ErrHeaderTag // a host's words would not fit
+	}
+	return u, err
+}
+
+func openFile(r io.ReaderAt, size int64, v *Ultravisor) (*Unpacked, error) {
 	img, err := seimage.Open(r, size)
 	if err != nil {
-		if r := refuseHeader(err); r != nil {
-			return nil, r
-		}
-		if errors.Is(err, seimage.ErrIPIB) {
-			return nil, refuseIPIB(err)
-		}
 		return nil, err
 	}
 	ipib := *img.IPIB
 	// stage3a fills these in before the ultravisor sees them.
 	ipib.HeaderAddr, ipib.HeaderSize = img.HeaderAddr, uint64(img.Header.Size())
-	o, err := New(host).admit(r, &ipib)
+	o, err := v.admit(r, &ipib)
 	if err != nil {
 		return nil, err
 	}
