@@ -73,6 +73,9 @@ func Open(r io.ReaderAt, size int64) (*Image, error) {
 	if err := img.followLoader(); err != nil {
 		return nil, err
 	}
+	if img.IPIBAddr >= uint64(size) {
+		return nil, fmt.Errorf("open image: %w: its IPIB is at 0x%x, the file ends at 0x%x", ErrTruncated, img.IPIBAddr, size)
+	}
 	raw, err := img.read(img.IPIBAddr, MaxIPIBSize)
 	if err != nil {
 		return nil, err
