@@ -25,7 +25,8 @@ type hostCheck struct {
 func newImageTest() *cobra.Command {
 	var docs []string
 	var hashFile, format string
-	var all, quiet, asJSON bool
+	var all, asJSON bool
+	var talk chatter
 	cmd := &cobra.Command{
 		Use:   "test IMAGE (-k DOC... | --key-hashes[=FILE])",
 		Short: "Tell by exit status whether an image has a key slot for a host",
@@ -37,6 +38,9 @@ Nothing is verified: neither that the documents are IBM's nor that the header is
 authentic (info --hdr-key tells that).`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := talk.check(); err != nil {
+				return usageError{err}
+			}
 			switch {
 			case len(docs) == 0 && hashFile == "":
 				return usageError{errors.New("give host key documents by -k, or a file of host key hashes by --key-hashes=FILE")}
@@ -56,6 +60,7 @@ authentic (info --hdr-key tells that).`,
 			if err != nil {
 				return err
 			}
+			talk.found(cmd, args[0], img)
 			var checks []hostCheck
 			if hashFile != "" {
 				checks, err = checkHashes(img.Header, hashFile)
@@ -72,7 +77,7 @@ authentic (info --hdr-key tells that).`,
 				}
 			}
 			ok := included > 0 && (!all || included == len(checks))
-			if err := showChecks(cmd, checks, ok, asJSON || format == "json", quiet); err != nil {
+			if err := showChecks(cmd, checks, ok, asJSON || format == "json", talk.quiet); err != nil {
 				return err
 			}
 			if !ok {
@@ -86,7 +91,8 @@ authentic (info --hdr-key tells that).`,
 	f.StringVar(&hashFile, "key-hashes", "", "file of host key hashes; =FILE, or alone for this machine's, "+keyHashes)
 	f.Lookup("key-hashes").NoOptDefVal = keyHashes
 	f.BoolVar(&all, "all", false, "want a key slot for every document, not for one")
-	f.BoolVarP(&quiet, "quiet", "q", false, "print nothing, the exit status tells")
+	talk.add(f)
+	f.Lookup("quiet").Usage = "print nothing, the exit status tells"
 	f.StringVar(&format, "format", "", "text or json")
 	f.BoolVar(&asJSON, "json", false, "short for --format json")
 	return cmd

@@ -20,7 +20,8 @@ import (
 // infoFlags are the flags of image info, named as pvimg info names them, and --map.
 type infoFlags struct {
 	format, hdrKey, printSchema, drawMap string
-	showSecrets, asJSON, quiet           bool
+	showSecrets, asJSON                  bool
+	chatter
 }
 
 func newImageInfo() *cobra.Command {
@@ -51,9 +52,9 @@ default elsewhere), json:minify. JSON has the names of pvimg info;
 			}
 			defer file.Close()
 			if f.drawMap != "" {
-				return f.showMap(cmd, file, size)
+				return f.showMap(cmd, args[0], file, size)
 			}
-			return f.show(cmd, file, size)
+			return f.show(cmd, args[0], file, size)
 		},
 	}
 	flags := cmd.Flags()
@@ -66,12 +67,15 @@ default elsewhere), json:minify. JSON has the names of pvimg info;
 	flags.StringVar(&f.printSchema, "print-schema", "", "print the schema of a format (json) and exit")
 	flags.StringVar(&f.drawMap, "map", "", "draw the memory layout: text, svg or json")
 	flags.Lookup("map").NoOptDefVal = "text"
-	flags.BoolVarP(&f.quiet, "quiet", "q", false, "no warnings")
+	f.add(flags)
 	return cmd
 }
 
 // check refuses flags that don't go together, as pvimg does, and settles the format.
 func (f *infoFlags) check(cmd *cobra.Command, args []string) error {
+	if err := f.chatter.check(); err != nil {
+		return err
+	}
 	given := func(name string) bool { return cmd.Flags().Changed(name) }
 	if f.printSchema != "" {
 		for _, name := range []string{"format", "json", "hdr-key", "key", "show-secrets", "map"} {
@@ -121,11 +125,12 @@ func (f *infoFlags) check(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-func (f *infoFlags) show(cmd *cobra.Command, file io.ReaderAt, size int64) error {
+func (f *infoFlags) show(cmd *cobra.Command, path string, file io.ReaderAt, size int64) error {
 	img, err := seimage.OpenHeader(file, size)
 	if err != nil {
 		return err
 	}
+	f.found(cmd, path, img)
 	secrets, err := f.open(cmd, img.Header)
 	if err != nil {
 		return err
@@ -254,11 +259,12 @@ func writeFlags(b *strings.Builder, kind string, names []string) {
 	}
 }
 
-func (f *infoFlags) showMap(cmd *cobra.Command, file io.ReaderAt, size int64) error {
+func (f *infoFlags) showMap(cmd *cobra.Command, path string, file io.ReaderAt, size int64) error {
 	img, err := seimage.Open(file, size)
 	if err != nil {
 		return err
 	}
+	f.found(cmd, path, img)
 	secrets, err := f.open(cmd, img.Header)
 	if err != nil {
 		return err
