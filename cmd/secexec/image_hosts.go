@@ -51,7 +51,7 @@ authentic (info --hdr-key tells that).`,
 			case format != "" && format != "text" && format != "json":
 				return usageError{fmt.Errorf("no format %q: text or json", format)}
 			}
-			file, size, err := openImage(args[0])
+			file, size, err := openImage(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}

@@ -46,7 +46,7 @@ default elsewhere), json:minify. JSON has the names of pvimg info;
 				_, err := cmd.OutOrStdout().Write(seimage.InfoSchema)
 				return err
 			}
-			file, size, err := openImage(args[0])
+			file, size, err := openImage(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}

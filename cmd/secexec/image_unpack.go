@@ -36,7 +36,7 @@ With --part one part goes to standard output, or to the file given by -o.`,
 			case part != "" && part != "kernel" && part != "initrd" && part != "cmdline":
 				return usageError{fmt.Errorf("no part %q: kernel, initrd or cmdline", part)}
 			}
-			f, size, err := openImage(args[0])
+			f, size, err := openImage(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
