@@ -10,7 +10,6 @@ import (
 	"crypto/ecdh"
 	"crypto/ecdsa"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 )
@@ -22,6 +21,7 @@ var ErrDocument = errors.New("not a host key document")
 type Document struct {
 	Cert *x509.Certificate
 	Key  *ecdsa.PublicKey // on P-521
+	File string           // where it came from, for messages
 
 	point *ecdh.PublicKey
 }
@@ -32,11 +32,14 @@ func Parse(data []byte) (*Document, []string, error) {
 	if len(data) > MaxSize {
 		return nil, nil, fmt.Errorf("%w: %d bytes, at most %d", ErrDocument, len(data), MaxSize)
 	}
-	certs, err := ParseCertificates(data)
+	certs, crls, err := ParseFile("", data)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", ErrDocument, err)
 	}
-	doc := &Document{Cert: certs[0]}
+	if len(certs) == 0 {
+		return nil, nil, fmt.Errorf("%w: it holds %d CRLs and no certificate", ErrDocument, len(crls))
+	}
+	doc := &Document{Cert: certs[0].Certificate}
 	var ok bool
 	if doc.Key, ok = doc.Cert.PublicKey.(*ecdsa.PublicKey); !ok {
 		return nil, nil, fmt.Errorf("%w: it certifies a key of type %s: %w", ErrDocument, doc.Cert.PublicKeyAlgorithm, ErrCurve)
@@ -49,32 +52,6 @@ func Parse(data []byte) (*Document, []string, error) {
 		warnings = append(warnings, fmt.Sprintf("it holds %d certificates, only the first one counts", len(certs)))
 	}
 	return doc, warnings, nil
-}
-
-// ParseCertificates parses one DER certificate, or one or more in PEM.
-func ParseCertificates(data []byte) ([]*x509.Certificate, error) {
-	if cert, err := x509.ParseCertificate(data); err == nil {
-		return []*x509.Certificate{cert}, nil
-	}
-	var certs []*x509.Certificate
-	for rest := data; ; {
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil {
-			break
-		}
-		if block.Type != "CERTIFICATE" && block.Type != "X509 CERTIFICATE" && block.Type != "TRUSTED CERTIFICATE" {
-			continue
-		}
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("parse certificate %d: %w", len(certs)+1, err)
-		}
-		certs = append(certs, cert)
-	}
-	if len(certs) == 0 {
-		return nil, errors.New("no certificate in PEM or DER")
-	}
-	return certs, nil
 }
 
 // Hash returns the host key's name in key slots.

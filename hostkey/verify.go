@@ -1,195 +1,138 @@
 package hostkey
 
 import (
-	"bytes"
-	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/rsa"
+	"context"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 )
 
-// Reasons why a host key document is not accepted. Each error that wraps one
-// names the certificate's subject.
-var (
-	ErrNoSigningCert    = errors.New("no IBM Z signing certificate given")
-	ErrManySigningCerts = errors.New("more than one IBM Z signing certificate given")
-	ErrExpired          = errors.New("certificate has expired")
-	ErrNotYetValid      = errors.New("certificate is not valid yet")
-	ErrWeakKey          = errors.New("key has less than 112 bits of security")
-	ErrUnsigned         = errors.New("not signed by the IBM Z signing key")
-	ErrAuthorityKey     = errors.New("authority key identifier is another key's")
-	ErrChain            = errors.New("signing certificate does not lead to the root CA")
-	ErrRoot             = errors.New("root CA certificate is not self-signed")
-)
-
-// Policy says what a document is verified with.
+// Policy says what documents are verified with.
 type Policy struct {
-	Certs []*x509.Certificate // the IBM Z signing certificate and up to two intermediate CAs'
-	Root  *x509.Certificate   // nil: any root of the system
+	Certs []Cert // the IBM Z signing certificate and its intermediate CAs', in any order
+	CRLs  []CRL  // of the signing key and each CA, in any order; others are passed over
+	Roots []Cert // trusted root CAs: SystemRoots, or the owner's
 	Now   time.Time
+	Fetch Fetcher // nil: offline, the given CRLs only
 }
 
-// maxIntermediates is how many CAs may lie between signing certificate and root.
-const maxIntermediates = 2
+// Fetcher gets CRLs from a distribution point. Fetch is called from several
+// goroutines. Useful tells whether a CRL is valid for who asks: one that is
+// not is neither kept nor worth keeping. Fetch also returns such CRLs, so that
+// a report can say why they are not used.
+type Fetcher interface {
+	Fetch(ctx context.Context, url string, useful func(*x509.RevocationList) bool) ([]CRL, error)
+}
 
-// Verify reports why a document is not that of an IBM Z host, or nil. It does
-// not consult revocation lists.
+// Verify tells whether documents are those of IBM Z hosts. The report lists
+// each check; the error is the first document's refusal, a *[Refusal].
 //
-// The rules are those of pvimg (s390-tools, rust/pv/src/verify): exactly one
-// signing certificate by its subject, a chain to a self-signed root, dates and
-// key strengths everywhere, the signing key's signature on the document.
-func Verify(doc *Document, p Policy) error {
-	signing, others, err := splitSigning(p.Certs)
-	if err != nil {
-		return err
+// The rules are those of pvimg (s390-tools, rust/pv/src/verify), and stricter
+// where docs/host-keys.md says so: exactly one signing certificate by its
+// subject; a chain to a trusted, self-signed root; dates, key strengths and a
+// CRL for each certificate in it; the signing key's signature on the document,
+// and a CRL of the signing key. When ctx ends meanwhile there is no report.
+//
+// What documents share is done once, whatever their number: chain, downloads,
+// signatures of CRLs. Nothing is downloaded from an address that stands in a
+// certificate before its chain of signatures is known to be good.
+func Verify(ctx context.Context, docs []*Document, p Policy) (*Report, error) {
+	chain := &journal{}
+	v := verification{policy: p}
+	signing, err := chain.pickSigning(p.Certs)
+	if err == nil {
+		var checks *journal
+		v.path, checks = findChain(signing, p)
+		chain.checks, chain.err = append(chain.checks, checks.checks...), checks.err
 	}
-	if err := verifyChain(signing, others, p); err != nil {
-		return err
-	}
-	for _, cert := range []*x509.Certificate{signing, doc.Cert} {
-		if err := checkOne(cert, p.Now); err != nil {
-			return err
+	journals := make([]*journal, len(docs))
+	var signed []party
+	for i, doc := range docs {
+		journals[i] = &journal{}
+		host := party{Cert{doc.Cert, doc.File}, RoleHost}
+		if signing.Certificate != nil && journals[i].checkDocument(host, signing, p.Now) {
+			signed = append(signed, host)
 		}
 	}
+	if chain.err == nil {
+		v.gather(ctx, signed)
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		for i, at := range v.path {
+			// The root answers for itself: its own CRL is needed too.
+			chain.checkRevocation(at, v.crls[min(i+1, len(v.path)-1)])
+		}
+		for i, doc := range docs {
+			if journals[i].signed {
+				journals[i].checkRevocation(party{Cert{doc.Cert, doc.File}, RoleHost}, v.crls[0])
+			}
+		}
+	}
+	return newReport(docs, chain, journals)
+}
+
+// pickSigning splits off the one signing certificate. The same one given twice
+// counts once.
+func (j *journal) pickSigning(certs []Cert) (signing Cert, err error) {
+	const what = "signing certificate"
+	for _, c := range certs {
+		switch {
+		case !IsSigning(c.Certificate):
+		case signing.Certificate == nil:
+			signing = c
+		case !signing.Equal(c.Certificate):
+			j.fail(party{c, RoleSigning}, what, ErrManySigningCerts, fmt.Sprintf("%s and %s", signing.File, c.File))
+			return Cert{}, j.err
+		}
+	}
+	if signing.Certificate == nil {
+		j.fail(party{role: RoleSigning}, what, ErrNoSigningCert, fmt.Sprintf("none of %d certificates has its subject", len(certs)))
+		return Cert{}, j.err
+	}
+	j.ok(party{signing, RoleSigning}, what, "the only one given")
+	return signing, nil
+}
+
+// checkDocument checks a document by itself and against the signing
+// certificate, and tells whether that one's key signed it. The issuer's name
+// does not count: IBM's documents do not keep to it.
+func (j *journal) checkDocument(host party, signing Cert, now time.Time) bool {
+	j.checkKeyAndDates(host, now)
+	switch {
+	case weakDigest(host.SignatureAlgorithm):
+		j.fail(host, "signature", ErrWeakSignature, host.SignatureAlgorithm.String())
+		return false
 	// CheckSignatureFrom would refuse IBM's chain: the signing certificate is
 	// no CA and lacks the key usage of one.
-	if err := signing.CheckSignature(doc.Cert.SignatureAlgorithm, doc.Cert.RawTBSCertificate, doc.Cert.Signature); err != nil {
-		return refused(doc.Cert, ErrUnsigned)
+	case signing.CheckSignature(host.SignatureAlgorithm, host.RawTBSCertificate, host.Signature) != nil:
+		j.fail(host, "signature", ErrUnsigned, name(signing.Subject)+" in "+signing.File)
+		return false
 	}
-	if id := doc.Cert.AuthorityKeyId; len(id) > 0 && len(signing.SubjectKeyId) > 0 && !bytes.Equal(id, signing.SubjectKeyId) {
-		return refused(doc.Cert, ErrAuthorityKey)
+	j.ok(host, "signature", "by %s", signing.File)
+	if !namesIssuer(host.Extensions, signing.Certificate) {
+		j.fail(host, "authority key", ErrAuthorityKey, signing.File)
 	}
-	return nil
+	j.signed = true
+	return true
 }
 
-// IsSigning tells whether a certificate is an IBM Z signing certificate by its
-// subject: exactly six entries, one of them the organisational unit that ends
-// in "Key Signing Service".
-func IsSigning(cert *x509.Certificate) bool {
-	const org = "International Business Machines Corporation"
-	s := cert.Subject
-	one := func(values []string, want ...string) bool {
-		return len(values) == 1 && slices.Contains(want, values[0])
-	}
-	return len(s.Names) == 6 && one(s.Country, "US") && one(s.Province, "New York") && one(s.Locality, "Poughkeepsie", "Armonk") &&
-		one(s.Organization, org) && s.CommonName == org &&
-		len(s.OrganizationalUnit) == 1 && strings.HasSuffix(s.OrganizationalUnit[0], "Key Signing Service")
-}
-
-func splitSigning(certs []*x509.Certificate) (signing *x509.Certificate, others []*x509.Certificate, err error) {
-	for _, cert := range certs {
-		switch {
-		case !IsSigning(cert):
-			others = append(others, cert)
-		case signing != nil && !signing.Equal(cert):
-			return nil, nil, fmt.Errorf("%w: %s and %s", ErrManySigningCerts, name(signing.Subject), name(cert.Subject))
-		default:
-			signing = cert
+func newReport(docs []*Document, chain *journal, journals []*journal) (*Report, error) {
+	r := &Report{Accepted: true, Chain: chain.checks}
+	var first error
+	for i, doc := range docs {
+		err := chain.err
+		if err == nil {
+			err = journals[i].err
+		}
+		r.Documents = append(r.Documents, DocumentReport{
+			File: doc.File, Subject: doc.Subject(), Serial: fmt.Sprintf("%x", doc.Cert.SerialNumber), Hash: fmt.Sprintf("%x", doc.Hash()),
+			Accepted: err == nil, Checks: journals[i].checks, Err: err,
+		})
+		if err != nil && first == nil {
+			first = err
 		}
 	}
-	if signing == nil {
-		return nil, nil, ErrNoSigningCert
-	}
-	return signing, others, nil
-}
-
-// verifyChain builds the chain from the signing certificate to a root and
-// checks what x509.Verify leaves out.
-func verifyChain(signing *x509.Certificate, others []*x509.Certificate, p Policy) error {
-	opts := x509.VerifyOptions{
-		Intermediates: x509.NewCertPool(),
-		CurrentTime:   p.Now,
-		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
-	}
-	for _, cert := range others {
-		opts.Intermediates.AddCert(cert)
-	}
-	if p.Root != nil {
-		if err := checkOne(p.Root, p.Now); err != nil {
-			return err
-		}
-		if p.Root.CheckSignature(p.Root.SignatureAlgorithm, p.Root.RawTBSCertificate, p.Root.Signature) != nil {
-			return refused(p.Root, ErrRoot)
-		}
-		opts.Roots = x509.NewCertPool()
-		opts.Roots.AddCert(p.Root)
-	}
-	// A date that is off gives a clearer reason than "no chain".
-	for _, cert := range append(others, signing) {
-		if err := checkOne(cert, p.Now); err != nil {
-			return err
-		}
-	}
-	chains, err := signing.Verify(opts)
-	if err != nil {
-		return fmt.Errorf("%s: %w: %w", name(signing.Subject), ErrChain, err)
-	}
-	for _, chain := range chains {
-		if err = checkChain(chain, p.Now); err == nil {
-			return nil
-		}
-	}
-	return err
-}
-
-func checkChain(chain []*x509.Certificate, now time.Time) error {
-	if len(chain)-2 > maxIntermediates {
-		return refused(chain[0], fmt.Errorf("%w: %d intermediate CAs, at most %d", ErrChain, len(chain)-2, maxIntermediates))
-	}
-	for _, cert := range chain {
-		if err := checkOne(cert, now); err != nil {
-			return err
-		}
-	}
-	root := chain[len(chain)-1]
-	if root.CheckSignature(root.SignatureAlgorithm, root.RawTBSCertificate, root.Signature) != nil {
-		return refused(root, ErrRoot)
-	}
-	return nil
-}
-
-// checkOne checks a certificate's dates and its key's strength.
-func checkOne(cert *x509.Certificate, now time.Time) error {
-	switch {
-	case now.Before(cert.NotBefore):
-		return refused(cert, fmt.Errorf("%w: from %s on", ErrNotYetValid, cert.NotBefore.UTC().Format(time.RFC3339)))
-	case now.After(cert.NotAfter):
-		return refused(cert, fmt.Errorf("%w: on %s; get a new one from IBM Resource Link", ErrExpired, cert.NotAfter.UTC().Format(time.RFC3339)))
-	case strength(cert) < 112:
-		return refused(cert, ErrWeakKey)
-	}
-	return nil
-}
-
-// strength is a key's security level in bits (NIST SP 800-57 part 1, table 2).
-func strength(cert *x509.Certificate) int {
-	switch key := cert.PublicKey.(type) {
-	case *rsa.PublicKey:
-		if key.N.BitLen() >= 2048 {
-			return 112
-		}
-		return 80
-	case *ecdsa.PublicKey:
-		return key.Params().BitSize / 2
-	case ed25519.PublicKey:
-		return 128
-	}
-	return 0
-}
-
-func refused(cert *x509.Certificate, err error) error {
-	return fmt.Errorf("%s: %w", name(cert.Subject), err)
-}
-
-func name(n pkix.Name) string {
-	if s := n.String(); len(s) <= 300 {
-		return s
-	}
-	return n.String()[:300] + "…"
+	r.Accepted = first == nil && len(docs) > 0
+	return r, first
 }

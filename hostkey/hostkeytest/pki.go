@@ -44,6 +44,10 @@ func SigningName() pkix.Name {
 	}
 }
 
+// signingKeyID names the signing key in documents: the library gives a key
+// identifier of its own to CAs only.
+var signingKeyID = []byte("secexec test signing")
+
 // New makes a PKI.
 func New() (*PKI, error) {
 	p := &PKI{}
@@ -64,7 +68,9 @@ func New() (*PKI, error) {
 	}
 	p.Inter = *inter
 	// As IBM's: no CA, no key usage for signing certificates.
-	signing, err := Issue(inter, x509.Certificate{Subject: SigningName(), KeyUsage: x509.KeyUsageDigitalSignature}, elliptic.P521())
+	signing, err := Issue(inter, x509.Certificate{
+		Subject: SigningName(), KeyUsage: x509.KeyUsageDigitalSignature, BasicConstraintsValid: true, SubjectKeyId: signingKeyID,
+	}, elliptic.P521())
 	if err != nil {
 		return nil, err
 	}
@@ -111,6 +117,15 @@ func Issue(issuer *Entity, template x509.Certificate, curve elliptic.Curve) (*En
 	return &Entity{cert, key}, nil
 }
 
+// withCRL returns an issuer's certificate and an empty CRL of its, in PEM.
+func (e *Entity) withCRL() ([]byte, error) {
+	der, err := NewList(e.Cert, time.Now()).Sign(e.Key)
+	if err != nil {
+		return nil, err
+	}
+	return append(e.CertPEM(), CRLPEM(der)...), nil
+}
+
 // CertPEM returns the certificate in PEM.
 func (e *Entity) CertPEM() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: e.Cert.Raw})
@@ -129,7 +144,7 @@ func (e *Entity) KeyPEM() ([]byte, error) {
 //
 //	host.key       private host key, PEM, mode 0600
 //	host.crt       host key document
-//	ca/signing.crt ca/inter-ca.crt ca/root-ca.crt   what verifies it
+//	ca/signing.crt ca/inter-ca.crt ca/root-ca.crt   what verifies it, each with its CRL
 func WriteHost(path, name string) (*Entity, error) {
 	dir, err := outfile.CreateDir(path, 0o755)
 	if err != nil {
@@ -152,9 +167,14 @@ func WriteHost(path, name string) (*Entity, error) {
 	if err := dir.Mkdir("ca", 0o755); err != nil {
 		return nil, err
 	}
-	for file, data := range map[string][]byte{
-		"host.crt": host.CertPEM(), "ca/signing.crt": pki.Signing.CertPEM(), "ca/inter-ca.crt": pki.Inter.CertPEM(), "ca/root-ca.crt": pki.Root.CertPEM(),
-	} {
+	if err := dir.WriteFile("host.crt", host.CertPEM(), 0o644); err != nil {
+		return nil, err
+	}
+	for file, issuer := range map[string]*Entity{"ca/signing.crt": &pki.Signing, "ca/inter-ca.crt": &pki.Inter, "ca/root-ca.crt": &pki.Root} {
+		data, err := issuer.withCRL()
+		if err != nil {
+			return nil, err
+		}
 		if err := dir.WriteFile(file, data, 0o644); err != nil {
 			return nil, err
 		}
