@@ -90,16 +90,3 @@ func TestPointRefusals(t *testing.T) {
 		}
 	}
 }
-
-func FuzzParse(f *testing.F) {
-	pki := must(hostkeytest.New())(f)
-	f.Add(pki.Signing.CertPEM())
-	f.Add(pki.Signing.Cert.Raw)
-	f.Add([]byte("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n"))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		doc, _, err := hostkey.Parse(data)
-		if err == nil && doc.Hash() == [32]byte{} {
-			t.Error("accepted a document without a key")
-		}
-	})
-}

@@ -107,7 +107,7 @@ func (s *Store) load(url string, useful func(*x509.RevocationList) bool) ([]host
 		return nil, 0
 	}
 	age := s.now().Sub(info.ModTime())
-	if age < 0 { // written by a clock that was ahead
+	if age < -time.Minute { // written by a clock that was ahead
 		age = MaxAge
 	}
 	return crls, age
