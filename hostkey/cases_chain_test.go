@@ -47,6 +47,19 @@ func casesOfChain(now time.Time) []testCase {
 		{name: "several roots", give: func(g *given) { g.roots = append(certPEM(other.Certs[ht.Root]), g.roots...) }},
 		{name: "root among the certificates and trusted", give: func(g *given) { g.certs = append(g.certs, g.roots) }},
 		{name: "certificates in another order", w: ht.World{Inters: 2}, give: func(g *given) { g.certs[0], g.certs[2] = g.certs[2], g.certs[0] }},
+		{name: "expired intermediate beside a renewed one", give: func(g *given) {
+			old := onCert(ht.Inter, func(t *x509.Certificate) { t.NotAfter = now.Add(-time.Minute) })
+			old.Now, old.Inters = now, 1
+			g.certs = append([][]byte{certPEM(sure(old.Make()).Certs[ht.Inter])}, g.certs...)
+		}},
+		{name: "issuer's name in another encoding", w: ht.World{Parent: map[ht.Level]cert{ht.Signing: func(t *x509.Certificate) {
+			t.RawSubject = rawName(pkix.Name{Country: []string{"us"}, Organization: []string{"SECEXEC"}, CommonName: "Test  ca 1"})
+		}}}, want: hostkey.ErrNoIssuer, role: hostkey.RoleSigning, differs: nameBytes},
+		{name: "more than 100 certificates", give: func(g *given) {
+			for range 100 {
+				g.certs = append(g.certs, certPEM(other.Certs[ht.Root]))
+			}
+		}, want: hostkey.ErrChain, differs: manyCerts},
 		{name: "certificates of no use", give: func(g *given) { g.certs = append(g.certs, certPEM(other.Certs[ht.Root])) }},
 
 		{name: "root's path length 0 above one intermediate", w: ht.World{Cert: map[ht.Level]cert{ht.Root: func(t *x509.Certificate) { t.MaxPathLenZero = true }}}, want: hostkey.ErrPathLength, role: hostkey.RoleRoot},

@@ -87,8 +87,3 @@ func casesOfFiles(time.Time) []testCase {
 		{name: "document of an RSA key", w: ht.World{Key: map[ht.Level]crypto.Signer{ht.Host: ht.WeakKey()}}, want: hostkey.ErrCurve},
 	}
 }
-
-const (
-	fileSize  = "size of a document's file"
-	emptyFile = "a certificate file without certificate"
-)

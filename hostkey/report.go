@@ -5,11 +5,13 @@ import "fmt"
 // Result is how a check ended.
 type Result string
 
-// Results. A warning does not refuse a document.
+// Results. A warning does not refuse a document; what is skipped could not be
+// checked because something before it failed.
 const (
 	OK      Result = "ok"
 	Failed  Result = "failed"
 	Warning Result = "warning"
+	Skipped Result = "skipped"
 )
 
 // Check is one line of a report.

@@ -63,10 +63,20 @@ func Verify(ctx context.Context, docs []*Document, p Policy) (*Report, error) {
 			// The root answers for itself: its own CRL is needed too.
 			chain.checkRevocation(at, v.crls[min(i+1, len(v.path)-1)])
 		}
-		for i, doc := range docs {
-			if journals[i].signed {
-				journals[i].checkRevocation(party{Cert{doc.Cert, doc.File}, RoleHost}, v.crls[0])
-			}
+	} else {
+		for _, at := range v.path {
+			chain.add(at, "revocation", Skipped, "the chain is not valid")
+		}
+	}
+	for i, doc := range docs {
+		host := party{Cert{doc.Cert, doc.File}, RoleHost}
+		switch {
+		case v.crls == nil:
+			journals[i].add(host, "revocation", Skipped, "the chain is not valid")
+		case !journals[i].signed:
+			journals[i].add(host, "revocation", Skipped, "the signing key did not sign it")
+		default:
+			journals[i].checkRevocation(host, v.crls[0])
 		}
 	}
 	return newReport(docs, chain, journals)

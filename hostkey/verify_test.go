@@ -5,9 +5,11 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -167,5 +169,35 @@ func TestSeveralDocuments(t *testing.T) {
 		if d.Accepted != (i != 1) {
 			t.Errorf("document %d: %v", i, d.Err)
 		}
+	}
+}
+
+// The page for users names each reason and each difference from pvverify, and
+// no reason that there is not.
+func TestDocumented(t *testing.T) {
+	t.Parallel()
+	page := string(must(os.ReadFile("../docs/host-keys.md"))(t))
+	known := make(map[string]bool)
+	for _, r := range hostkey.Reasons {
+		known[r.Code] = true
+		if !strings.Contains(page, "\n| `"+r.Code+"` |") {
+			t.Errorf("docs/host-keys.md lacks %q", r.Code)
+		}
+	}
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z0-9-]+)` \\|").FindAllStringSubmatch(page, -1) {
+		if !known[m[1]] {
+			t.Errorf("docs/host-keys.md has %q, the code does not", m[1])
+		}
+	}
+	cases, agree := allCases(time.Now()), 0
+	for _, c := range cases {
+		if c.differs == "" {
+			agree++
+		} else if !strings.Contains(page, "\n| "+c.differs+" |") {
+			t.Errorf("docs/host-keys.md lacks the difference %q", c.differs)
+		}
+	}
+	if count := fmt.Sprintf("the %d rows of the test table: %d agree", len(cases), agree); !strings.Contains(page, count) {
+		t.Errorf("docs/host-keys.md does not say %q", count)
 	}
 }
