@@ -127,7 +127,7 @@ func findChain(signing Cert, p Policy) ([]party, *journal) {
 	start := party{signing, RoleSigning}
 	j := &journal{}
 	if len(p.Roots) > 0 && len(s.roots) == 0 {
-		j.fail(party{p.Roots[0], RoleRoot}, "root", ErrRoot, "")
+		j.fail(party{p.Roots[0], RoleRoot}, "trust", ErrRoot, "")
 		return nil, j
 	}
 	if len(p.Certs) > maxCerts {
@@ -213,7 +213,7 @@ func checkChain(path []party, p Policy) *journal {
 	if _, err := path[0].Verify(opts); err != nil {
 		j.fail(path[0], "chain", ErrChain, err.Error(), err)
 	} else {
-		j.ok(root, "root", "trusted and self-signed")
+		j.ok(root, "trust", "trusted and self-signed")
 	}
 	return j
 }

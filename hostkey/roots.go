@@ -1,11 +1,13 @@
 package hostkey
 
 import (
+	"bytes"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // ErrNoSystemRoots says that the system has no root CAs.
@@ -22,36 +24,48 @@ var rootFiles = []string{
 	"/etc/ssl/cert.pem",
 }
 
-// SystemRoots reads the system's root CAs. The environment variables
-// SSL_CERT_FILE and SSL_CERT_DIR name others, as for OpenSSL. Files and
+// SystemRoots reads those of the system's root CAs that may have issued one of
+// the certificates. There are over a hundred roots, and parsing all of them
+// takes longer than the rest of a verification. The environment variables
+// SSL_CERT_FILE and SSL_CERT_DIR name other ones, as for OpenSSL. Files and
 // certificates that can't be read are passed over.
-func SystemRoots() ([]Cert, error) {
-	files, dirs := os.Getenv("SSL_CERT_FILE"), os.Getenv("SSL_CERT_DIR")
-	if files == "" && dirs == "" {
+func SystemRoots(certs []Cert) ([]Cert, error) {
+	s := rootSearch{}
+	for _, c := range certs {
+		s.issuers = append(s.issuers, c.RawIssuer)
+	}
+	file, dirs := os.Getenv("SSL_CERT_FILE"), os.Getenv("SSL_CERT_DIR")
+	if file == "" && dirs == "" {
 		for _, file := range rootFiles {
-			if roots := readRoots(file); len(roots) > 0 {
-				return roots, nil
+			if s.read(file); s.seen > 0 {
+				break // the other names are other distributions'
 			}
 		}
-		return nil, ErrNoSystemRoots
 	}
-	roots := readRoots(files)
+	s.read(file)
 	for _, dir := range filepath.SplitList(dirs) {
 		entries, _ := os.ReadDir(dir)
 		for _, e := range entries {
-			roots = append(roots, readRoots(filepath.Join(dir, e.Name()))...)
+			s.read(filepath.Join(dir, e.Name()))
 		}
 	}
-	if len(roots) == 0 {
+	if s.seen == 0 {
 		return nil, ErrNoSystemRoots
 	}
-	return roots, nil
+	return s.roots, nil
 }
 
-func readRoots(file string) (roots []Cert) {
+// rootSearch looks for the certificates of issuers.
+type rootSearch struct {
+	issuers [][]byte // DER names
+	roots   []Cert
+	seen    int // certificates, wanted or not
+}
+
+func (s *rootSearch) read(file string) {
 	info, err := os.Stat(file)
 	if err != nil || !info.Mode().IsRegular() || info.Size() > MaxFileSize {
-		return nil
+		return
 	}
 	rest, err := os.ReadFile(file)
 	for err == nil {
@@ -59,9 +73,15 @@ func readRoots(file string) (roots []Cert) {
 		if block, rest = pem.Decode(rest); block == nil {
 			break
 		}
-		if cert, err := x509.ParseCertificate(block.Bytes); err == nil && block.Type == "CERTIFICATE" {
-			roots = append(roots, Cert{cert, file})
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		s.seen++
+		if !slices.ContainsFunc(s.issuers, func(name []byte) bool { return bytes.Contains(block.Bytes, name) }) {
+			continue
+		}
+		if cert, err := x509.ParseCertificate(block.Bytes); err == nil {
+			s.roots = append(s.roots, Cert{cert, file})
 		}
 	}
-	return roots
 }

@@ -24,7 +24,7 @@ func strength(key any) int {
 		}
 		return 80
 	case *ecdsa.PublicKey:
-		return key.Params().BitSize / 2
+		return min(key.Params().BitSize/2, 256)
 	case ed25519.PublicKey:
 		return 128
 	}

@@ -85,7 +85,7 @@ func Verify(ctx context.Context, docs []*Document, p Policy) (*Report, error) {
 // pickSigning splits off the one signing certificate. The same one given twice
 // counts once.
 func (j *journal) pickSigning(certs []Cert) (signing Cert, err error) {
-	const what = "signing certificate"
+	const what = "subject"
 	for _, c := range certs {
 		switch {
 		case !IsSigning(c.Certificate):

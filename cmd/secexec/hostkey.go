@@ -208,7 +208,7 @@ func printReport(w io.Writer, r *hostkey.Report, verbose bool) {
 				continue
 			}
 			about := strings.TrimSpace(string(c.Role) + " " + c.File)
-			fmt.Fprintf(w, "  %-7s  %s of %s: %s\n", c.Result, c.What, term.Printable(about), term.Printable(c.Detail))
+			fmt.Fprintf(w, "  %-7s  %s: %s: %s\n", c.Result, term.Printable(about), c.What, term.Printable(c.Detail))
 		}
 	}
 	checks(r.Chain)

@@ -137,7 +137,7 @@ func (f *hostFlags) policy(warn io.Writer) (*hostkey.Policy, error) {
 
 func (f *hostFlags) addRoots(policy *hostkey.Policy) (err error) {
 	if f.rootCA == "" {
-		policy.Roots, err = hostkey.SystemRoots()
+		policy.Roots, err = hostkey.SystemRoots(policy.Certs)
 		return err
 	}
 	var crls []hostkey.CRL
