@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -108,12 +109,17 @@ func newHostkeyShow() *cobra.Command {
 
 func newHostkeyHash() *cobra.Command {
 	var asJSON, prefixed bool
+	var check string
 	cmd := &cobra.Command{
 		Use:   "hash FILE...",
 		Short: "Print host key hashes, as key slots and /sys/firmware/uv/keys name them",
 		Long: `Hash prints the SHA-256 by which an image's key slots name a host key, a line
 for each document, as sha256sum does. The first column is a hash file for
-secexec image test --key-hashes. The file - is standard input.`,
+secexec image test --key-hashes. The file - is standard input.
+
+With --check it tells which documents' hashes are in a hash file, such as this
+machine's: a hash first on each line, with or without 0x or colons. Exit status
+0: all are.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			docs, err := readDocuments(args, cmd.ErrOrStderr())
@@ -121,29 +127,63 @@ secexec image test --key-hashes. The file - is standard input.`,
 				return err
 			}
 			type hashed struct {
-				File string `json:"file"`
-				Hash string `json:"host_key_hash"`
+				File  string `json:"file"`
+				Hash  string `json:"host_key_hash"`
+				Found *bool  `json:"found,omitempty"` // in the file of --check
 			}
+			var known [][32]byte
+			if check != "" {
+				text, err := readInput(check, hostkey.MaxSize)
+				if err == nil {
+					known, err = hostkey.ParseHashes(text)
+				}
+				if err != nil {
+					return fmt.Errorf("read host key hashes %s: %w", check, err)
+				}
+			}
+			missing := false
 			all := []hashed{}
 			for _, doc := range docs {
 				word := fmt.Sprintf("%x", doc.Hash())
 				if prefixed {
 					word = "0x" + word // as the files in /sys/firmware/uv/keys have it
 				}
-				all = append(all, hashed{doc.File, word})
+				h := hashed{File: doc.File, Hash: word}
+				if check != "" {
+					found := slices.Contains(known, doc.Hash())
+					h.Found, missing = &found, missing || !found
+				}
+				all = append(all, h)
 			}
 			if asJSON {
-				return printJSON(cmd, all)
+				if err := printJSON(cmd, all); err != nil {
+					return err
+				}
+			} else {
+				for _, h := range all {
+					fmt.Fprintf(cmd.OutOrStdout(), "%s  %s%s\n", h.Hash, term.Printable(h.File), foundWord(h.Found))
+				}
 			}
-			for _, h := range all {
-				fmt.Fprintf(cmd.OutOrStdout(), "%s  %s\n", h.Hash, term.Printable(h.File))
+			if missing {
+				return statusError(exitFailure)
 			}
 			return nil
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().StringVar(&check, "check", "", "look each hash up in a hash `file`, such as "+hostkey.HashesFile)
 	cmd.Flags().BoolVar(&prefixed, "0x", false, "put 0x before each hash, as in /sys/firmware/uv/keys")
 	return cmd
+}
+
+func foundWord(found *bool) string {
+	switch {
+	case found == nil:
+		return ""
+	case *found:
+		return ": found"
+	}
+	return ": not found"
 }
 
 func newHostkeyVerify() *cobra.Command {
