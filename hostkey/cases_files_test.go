@@ -81,6 +81,7 @@ func casesOfFiles(time.Time) []testCase {
 		{name: "certificate file is text", give: func(g *given) { g.certs = append(g.certs, []byte("hello\n")) }, want: hostkey.ErrNothing, differs: emptyFile},
 		{name: "CRL file is text", give: func(g *given) { g.crls = append(g.crls, []byte("hello\n")) }, want: hostkey.ErrNothing},
 		{name: "CRL file is empty", give: func(g *given) { g.crls = append(g.crls, nil) }, want: hostkey.ErrNothing},
+		{name: "CRL file holds very many", give: func(g *given) { g.crls = append(g.crls, bytes.Repeat(g.crls[0], 1001)) }, want: hostkey.ErrNothing, differs: manyCerts},
 		{name: "root file is a private key", give: func(g *given) { g.roots = key }, want: hostkey.ErrNothing},
 		{name: "document on P-384", w: ht.World{Key: map[ht.Level]crypto.Signer{ht.Host: ht.ECKey(elliptic.P384(), 0)}}, want: hostkey.ErrCurve, differs: wrongCurve},
 		{name: "document on P-256", w: ht.World{Key: map[ht.Level]crypto.Signer{ht.Host: ht.ECKey(elliptic.P256(), 50)}}, want: hostkey.ErrCurve, differs: wrongCurve},

@@ -60,7 +60,7 @@ const (
 	sameTwice     = "The same signing certificate twice"
 	wrongCurve    = "A document on another curve"
 	nameBytes     = "Names in another encoding"
-	manyCerts     = "More than 100 certificates"
+	manyCerts     = "More than 100 certificates, or 1000 in a file"
 	fileSize      = "A document larger than 1 MiB"
 	emptyFile     = "A --cert file without certificate or CRL"
 )

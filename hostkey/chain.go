@@ -10,8 +10,8 @@ import (
 // one, to say that they are too many.
 const (
 	maxIntermediates = 2
-	maxCerts         = 100  // that are given
-	maxSteps         = 1000 // of the search, so that many CAs of one name can't stall it
+	maxCerts         = 100 // that are given
+	maxSteps         = 100 // of the search, so that many CAs of one name can't stall it
 )
 
 // deadEnd is why no chain went on from a certificate.
@@ -36,7 +36,7 @@ type search struct {
 func (s *search) extend(path []party) {
 	top := path[len(path)-1]
 	dead := func(reason *Reason, format string, args ...any) {
-		if s.stuck.reason == nil || len(path) > s.stuck.depth {
+		if len(path) > s.stuck.depth {
 			s.stuck = deadEnd{top, reason, fmt.Sprintf(format, args...), len(path)}
 		}
 	}
@@ -111,7 +111,8 @@ func selfSigned(c *x509.Certificate) bool {
 // checks of each certificate in it. Where several lead there it takes the
 // first that is valid, or else the first.
 func findChain(signing Cert, p Policy) ([]party, *journal) {
-	s := search{}
+	start := party{signing, RoleSigning}
+	s := search{stuck: deadEnd{at: start, reason: ErrChain}}
 	for _, c := range p.Certs {
 		if !IsSigning(c.Certificate) {
 			s.cas = append(s.cas, c)
@@ -124,7 +125,6 @@ func findChain(signing Cert, p Policy) ([]party, *journal) {
 			s.cas = append(s.cas, c)
 		}
 	}
-	start := party{signing, RoleSigning}
 	j := &journal{}
 	if len(p.Roots) > 0 && len(s.roots) == 0 {
 		j.fail(party{p.Roots[0], RoleRoot}, "trust", ErrRoot, "")
@@ -140,9 +140,8 @@ func findChain(signing Cert, p Policy) ([]party, *journal) {
 		if s.stuck.depth > 1 {
 			j.checkKeyAndDates(s.stuck.at, p.Now)
 		}
-		if j.err = nil; s.stuck.reason != nil { // why there is no chain counts more than a date
-			j.fail(s.stuck.at, "issuer", s.stuck.reason, s.stuck.detail)
-		}
+		j.err = nil // why there is no chain counts more than a date
+		j.fail(s.stuck.at, "issuer", s.stuck.reason, s.stuck.detail)
 		return nil, j
 	}
 	var best []party

@@ -11,6 +11,10 @@ import (
 // Public CAs' CRLs reach some megabytes.
 const MaxFileSize = 16 << 20
 
+// maxPerFile bounds how many certificates and CRLs a file has: each CRL of the
+// right name costs a signature check.
+const maxPerFile = 1000
+
 // Cert is a certificate and where it came from.
 type Cert struct {
 	*x509.Certificate
@@ -46,6 +50,9 @@ func ParseFile(from string, data []byte) ([]Cert, []CRL, error) {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
 			break
+		}
+		if n > maxPerFile {
+			return nil, nil, fmt.Errorf("more than %d PEM blocks: %w", maxPerFile, ErrNothing)
 		}
 		switch block.Type {
 		case "CERTIFICATE", "X509 CERTIFICATE":
