@@ -1,12 +1,9 @@
 package seimage
 
 import (
-	"bytes"
 	"context"
 	"crypto/ecdh"
 	"crypto/ecdsa"
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -17,11 +14,14 @@ import (
 	"github.com/secexec/secexec/xts"
 )
 
-// Source is a stream of known length.
+// Source is a stream. Create reads it from where it stands.
 type Source struct {
 	R    io.Reader
-	Size int64 // bytes; 0 and a nil R: absent
+	Size int64 // bytes; Unsized: up to its end; 0 and a nil R: absent
 }
+
+// Unsized is the Size of a stream whose length shows at its end, such as a pipe.
+const Unsized = -1
 
 // Spec says what to seal.
 type Spec struct {
@@ -37,6 +37,15 @@ type Spec struct {
 
 	PCF *Flags // nil: DefaultFlags
 	SCF SecretFlags
+
+	// Seed makes the image reproducible: what would be random is derived from
+	// it and from a digest over all the rest of the Spec. At least MinSeedSize
+	// bytes; nil: random. Sources must be seekable and sized then.
+	Seed secret.Bytes
+
+	PSWAddr  *uint64           // where the unpacked guest starts; nil: in stage3b, which starts the kernel
+	NoCheck  bool              // take a kernel that does not look like one
+	Progress func(bytes int64) // called now and then with the component bytes done
 }
 
 // Summary is what Create made.
@@ -52,54 +61,43 @@ type Summary struct {
 var (
 	ErrHosts  = errors.New("no host to seal for")
 	ErrSource = errors.New("input changed while it was read")
+	ErrPSW    = errors.New("start address that no guest can start at")
 )
 
 // headerSpace is reserved for the SE header whatever its size, so that it can
 // be given up to MaxSlots key slots later without moving anything.
 const headerSpace = MaxHeaderSize
 
-// plannedComponent is a component before it is written.
-type plannedComponent struct {
-	kind   uint16
-	src    io.Reader
-	size   uint64 // before padding
-	prefix uint64
-	addr   uint64
-}
-
 // Create writes an image to out, which starts out empty. It needs the same
 // little memory for every size. After an error what out holds is of no use.
 func Create(ctx context.Context, out io.WriterAt, spec Spec) (*Summary, error) {
-	keys, err := spec.keys()
+	hosts, err := hostPoints(spec.Hosts)
 	if err != nil {
 		return nil, err
 	}
-	defer keys.wipe()
 	pcf := DefaultFlags
 	if spec.PCF != nil {
 		pcf = *spec.PCF
 	}
-	if err := CheckFlags(pcf, spec.SCF, spec.CommKey != nil); err != nil {
+	if err := spec.checkFlags(pcf); err != nil {
 		return nil, err
 	}
-	customer, err := ecdh.P521().GenerateKey(rand.Reader)
-	if err != nil {
-		return nil, fmt.Errorf("make customer key: %w", err)
+	var from entropy = random{}
+	var sums *inputDigests
+	if spec.Seed != nil {
+		if from, sums, err = spec.seeded(ctx, pcf, hosts); err != nil {
+			return nil, err
+		}
 	}
-	header := &Header{PCF: pcf}
-	_, _ = rand.Read(header.IV[:])
-	if header.CustomerKey, err = hostkey.Coordinates(customer.PublicKey()); err != nil {
-		return nil, err
-	}
-	if header.Slots, err = slots(customer, spec.Hosts, keys.header); err != nil {
-		return nil, err
-	}
-	plan, err := spec.plan()
+	keys, err := spec.keys(from)
 	if err != nil {
 		return nil, err
 	}
-	stage3b := plan[len(plan)-1]
-
+	defer keys.wipe()
+	parts, err := spec.plan(from, sums)
+	if err != nil {
+		return nil, err
+	}
 	var cipher *xts.Cipher
 	if pcf&NoEncryption == 0 {
 		if cipher, err = xts.New(keys.secrets.ImageKey); err != nil {
@@ -107,26 +105,54 @@ func Create(ctx context.Context, out io.WriterAt, spec Spec) (*Summary, error) {
 		}
 		defer cipher.Wipe()
 	}
-	digester := NewDigester()
-	ipib := &IPIB{}
-	for _, c := range plan {
-		if err := c.write(ctx, out, cipher, digester); err != nil {
-			return nil, err
-		}
-		ipib.Components = append(ipib.Components, IPIBComponent{c.prefix, c.addr, c.padded()})
-	}
-	digests := digester.Sum()
-	header.PLD, header.ALD, header.TLD, header.NEP = digests.PLD, digests.ALD, digests.TLD, digests.NEP
-	keys.secrets.PSW = PSW{MaskBAEA, stage3b.addr}
-	keys.secrets.SCF = spec.SCF
-	if err := header.Seal(keys.header, &keys.secrets); err != nil {
+	digests, err := newPipeline(out, cipher, spec.Progress).run(ctx, parts)
+	if err != nil {
 		return nil, err
 	}
 
+	ipib := &IPIB{}
+	for _, p := range parts {
+		ipib.Components = append(ipib.Components, IPIBComponent{p.prefix, p.addr, p.padded()})
+	}
+	stage3b := parts[len(parts)-1]
+	keys.secrets.PSW, keys.secrets.SCF = PSW{MaskBAEA, stage3b.addr}, spec.SCF
+	if spec.PSWAddr != nil {
+		if keys.secrets.PSW.Addr, err = ipib.startAddr(*spec.PSWAddr); err != nil {
+			return nil, err
+		}
+	}
+	header := &Header{PCF: pcf, PLD: digests.PLD, ALD: digests.ALD, TLD: digests.TLD, NEP: digests.NEP}
+	copy(header.IV[:], from.bytes("header IV", ivSize))
+	if err := header.addSlots(hosts, keys.header); err != nil {
+		return nil, err
+	}
+	if err := header.Seal(keys.header, &keys.secrets); err != nil {
+		return nil, err
+	}
 	s := &Summary{Header: header, HeaderAddr: headerAddr(), IPIB: ipib, IPIBAddr: stage3b.addr + stage3b.padded()}
 	ipib.HeaderAddr, ipib.HeaderSize = s.HeaderAddr, uint64(header.Size())
 	s.Size = int64(s.IPIBAddr) + int64(ipib.Size())
 	return s, s.writePlain(out)
+}
+
+// addSlots gives a header that has its digests the customer key that goes with
+// them, and a key slot for each host behind those that it has.
+func (h *Header) addSlots(hosts []*ecdh.PublicKey, headerKey secret.Bytes) error {
+	customer, err := customerKey(headerKey, h)
+	if err != nil {
+		return err
+	}
+	if h.CustomerKey, err = hostkey.Coordinates(customer.PublicKey()); err != nil {
+		return err
+	}
+	for _, host := range hosts {
+		slot, err := WrapSlot(customer, host, headerKey)
+		if err != nil {
+			return err
+		}
+		h.Slots = append(h.Slots, slot)
+	}
+	return nil
 }
 
 // writePlain writes all that is not encrypted.
@@ -153,6 +179,16 @@ func headerAddr() uint64 {
 	return max(roundUp(uint64(Stage3aAddr+bootloader.Stage3aSize())), MinHeaderAddr)
 }
 
+// startAddr refuses a start address outside the image's protected pages.
+func (p *IPIB) startAddr(addr uint64) (uint64, error) {
+	for _, c := range p.Components {
+		if addr >= c.Addr && addr-c.Addr < c.Size {
+			return addr, nil
+		}
+	}
+	return 0, fmt.Errorf("%w: 0x%x is in no component: what stands there the host decides", ErrPSW, addr)
+}
+
 // keySet is what Create encrypts with; it owns its bytes.
 type keySet struct {
 	header  secret.Bytes
@@ -164,7 +200,7 @@ func (k *keySet) wipe() {
 	k.secrets.Wipe()
 }
 
-func (spec *Spec) keys() (*keySet, error) {
+func (spec *Spec) keys(from entropy) (*keySet, error) {
 	k := &keySet{}
 	for _, key := range []struct {
 		name  string
@@ -178,7 +214,7 @@ func (spec *Spec) keys() (*keySet, error) {
 	} {
 		switch {
 		case key.given == nil:
-			*key.own = secret.Random(key.size)
+			*key.own = from.bytes(key.name, key.size)
 		case len(key.given) != key.size:
 			k.wipe()
 			return nil, fmt.Errorf("seal image: %w: %s has %d bytes, wants %d", ErrKeySize, key.name, len(key.given), key.size)
@@ -189,106 +225,30 @@ func (spec *Spec) keys() (*keySet, error) {
 	return k, nil
 }
 
-func slots(customer *ecdh.PrivateKey, hosts []*ecdsa.PublicKey, headerKey secret.Bytes) ([]KeySlot, error) {
+// hostPoints checks the hosts: their number, their curve, each once.
+func hostPoints(hosts []*ecdsa.PublicKey) ([]*ecdh.PublicKey, error) {
 	if len(hosts) == 0 {
 		return nil, ErrHosts
 	}
 	if len(hosts) > MaxSlots {
 		return nil, fmt.Errorf("%w: %d hosts, an SE header holds at most %d", ErrHosts, len(hosts), MaxSlots)
 	}
-	var out []KeySlot
+	var out []*ecdh.PublicKey
+	seen := make(map[[32]byte]bool)
 	for _, host := range hosts {
 		pub, err := host.ECDH()
 		if err != nil {
 			return nil, fmt.Errorf("wrap key slot: %w", err)
 		}
-		slot, err := WrapSlot(customer, pub, headerKey)
+		hash, err := hostkey.Hash(pub)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("wrap key slot: %w", err)
 		}
-		out = append(out, slot)
+		if seen[hash] {
+			return nil, fmt.Errorf("%w: host key %x is given twice", ErrHosts, hash)
+		}
+		seen[hash] = true
+		out = append(out, pub)
 	}
 	return out, nil
-}
-
-// plan checks the parts and gives each its place and tweak prefix.
-func (spec *Spec) plan() ([]*plannedComponent, error) {
-	head := make([]byte, min(kernelHead, max(0, spec.Kernel.Size)))
-	if _, err := io.ReadFull(spec.Kernel.R, head); err != nil {
-		return nil, fmt.Errorf("read kernel: %w", err)
-	}
-	limit, err := checkKernel(head, spec.Kernel.Size)
-	if err != nil {
-		return nil, err
-	}
-	cmdline, err := cmdlineBytes(spec.Cmdline, limit)
-	if err != nil {
-		return nil, err
-	}
-	if spec.Initrd.Size < 0 || spec.Initrd.Size > MaxInitrdSize {
-		return nil, fmt.Errorf("%w: %d bytes, at most %d", ErrInitrd, spec.Initrd.Size, int64(MaxInitrdSize))
-	}
-	initrd := spec.Initrd.R
-	if initrd == nil {
-		initrd = bytes.NewReader(nil)
-	}
-	plan := []*plannedComponent{
-		{kind: KindKernel, src: io.MultiReader(bytes.NewReader(head), spec.Kernel.R), size: uint64(spec.Kernel.Size)},
-		{kind: KindInitrd, src: initrd, size: uint64(spec.Initrd.Size)},
-		{kind: KindCmdline, src: bytes.NewReader(cmdline), size: uint64(len(cmdline))},
-		{kind: KindStage3b, size: uint64(bootloader.Stage3bSize())},
-	}
-	addr := headerAddr() + headerSpace
-	for _, c := range plan {
-		var salt [8]byte
-		_, _ = rand.Read(salt[2:])
-		binary.BigEndian.PutUint16(salt[:], c.kind)
-		c.prefix = binary.BigEndian.Uint64(salt[:])
-		c.addr = addr
-		addr += c.padded()
-	}
-	plan[3].src = bytes.NewReader(bootloader.Stage3b(bootloader.Stage3bArgs{
-		Kernel:  bootloader.Range{Addr: plan[0].addr, Size: plan[0].size},
-		Initrd:  bootloader.Range{Addr: plan[1].addr, Size: plan[1].size},
-		Cmdline: bootloader.Range{Addr: plan[2].addr, Size: plan[2].size},
-		PSWMask: MaskBAEA, PSWAddr: kernelStart,
-	}))
-	return plan, nil
-}
-
-// padded is the component's size in the image: whole pages, at least one.
-func (c *plannedComponent) padded() uint64 { return max(roundUp(c.size), PageSize) }
-
-// write reads, encrypts, digests and writes the component, a chunk at a time.
-func (c *plannedComponent) write(ctx context.Context, out io.WriterAt, cipher *xts.Cipher, d *Digester) error {
-	chunk := make([]byte, min(1<<20, c.padded()))
-	for offset := uint64(0); offset < c.padded(); {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		b := chunk[:min(uint64(len(chunk)), c.padded()-offset)]
-		n := 0
-		if offset < c.size {
-			var err error
-			if n, err = io.ReadFull(c.src, b[:min(uint64(len(b)), c.size-offset)]); err != nil {
-				return fmt.Errorf("read component of kind %d: %w at byte %d of %d: %w", c.kind, ErrSource, offset+uint64(n), c.size, err)
-			}
-		}
-		clear(b[n:])
-		if cipher != nil {
-			for at := uint64(0); at < uint64(len(b)); at += PageSize {
-				page := b[at : at+PageSize]
-				cipher.Encrypt(page, page, PageTweak(c.prefix, offset+at))
-			}
-		}
-		d.Add(b, c.addr+offset, c.prefix, offset)
-		if _, err := out.WriteAt(b, int64(c.addr+offset)); err != nil {
-			return fmt.Errorf("write image: %w", err)
-		}
-		offset += uint64(len(b))
-	}
-	if n, _ := io.ReadFull(c.src, chunk[:1]); n != 0 {
-		return fmt.Errorf("read component of kind %d: %w: it is longer than %d bytes", c.kind, ErrSource, c.size)
-	}
-	return nil
 }

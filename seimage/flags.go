@@ -57,6 +57,17 @@ func CheckFlags(pcf Flags, scf SecretFlags, ownCommKey bool) error {
 	return nil
 }
 
+// checkFlags adds to CheckFlags what the keys given make of the flags.
+func (spec *Spec) checkFlags(pcf Flags) error {
+	if pcf&NoEncryption != 0 && spec.ImageKey != nil {
+		return fmt.Errorf("%w: an image key for components that stay in plain text", ErrFlags)
+	}
+	if spec.PSWAddr != nil && *spec.PSWAddr%2 != 0 {
+		return fmt.Errorf("%w: 0x%x is odd, instructions stand at even addresses", ErrPSW, *spec.PSWAddr)
+	}
+	return CheckFlags(pcf, spec.SCF, spec.CommKey != nil)
+}
+
 // String lists the set flags' names.
 func (f Flags) String() string {
 	var names []string

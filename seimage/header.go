@@ -188,15 +188,20 @@ func (s *Secrets) marshal() (secret.Bytes, error) {
 // Seal encrypts the secrets into the header and authenticates all of it under
 // the header protection key.
 func (h *Header) Seal(headerKey secret.Bytes, s *Secrets) error {
-	gcm, err := newGCM(headerKey)
-	if err != nil {
-		return fmt.Errorf("seal SE header: %w", err)
-	}
 	plain, err := s.marshal()
 	if err != nil {
 		return err
 	}
 	defer plain.Wipe()
+	return h.sealArea(headerKey, plain)
+}
+
+// sealArea is Seal for an encrypted area of any content.
+func (h *Header) sealArea(headerKey, plain secret.Bytes) error {
+	gcm, err := newGCM(headerKey)
+	if err != nil {
+		return fmt.Errorf("seal SE header: %w", err)
+	}
 	h.Encrypted = make([]byte, len(plain)) // its length is authenticated
 	sealed := gcm.Seal(nil, h.IV[:], plain, h.authenticated())
 	copy(h.Encrypted, sealed)
@@ -207,15 +212,11 @@ func (h *Header) Seal(headerKey secret.Bytes, s *Secrets) error {
 // Open authenticates the header under the header protection key and returns
 // its secrets.
 func (h *Header) Open(headerKey secret.Bytes) (*Secrets, error) {
-	gcm, err := newGCM(headerKey)
+	b, err := h.openArea(headerKey)
 	if err != nil {
-		return nil, fmt.Errorf("open SE header: %w", err)
+		return nil, err
 	}
-	b, err := gcm.Open(nil, h.IV[:], append(append([]byte(nil), h.Encrypted...), h.Tag[:]...), h.authenticated())
-	if err != nil {
-		return nil, ErrHeaderTag
-	}
-	defer clear(b)
+	defer b.Wipe()
 	be := binary.BigEndian
 	if len(b) != SecretsSize || be.Uint32(b[120:]) != 0 {
 		return nil, ErrOptionalItems
@@ -229,6 +230,20 @@ func (h *Header) Open(headerKey secret.Bytes) (*Secrets, error) {
 		PSW:      PSW{be.Uint64(b[96:]), be.Uint64(b[104:])},
 		SCF:      SecretFlags(be.Uint64(b[112:])),
 	}, nil
+}
+
+// openArea authenticates the header and returns the plain text of its
+// encrypted area, whatever is in it. The caller owns it.
+func (h *Header) openArea(headerKey secret.Bytes) (secret.Bytes, error) {
+	gcm, err := newGCM(headerKey)
+	if err != nil {
+		return nil, fmt.Errorf("open SE header: %w", err)
+	}
+	b, err := gcm.Open(nil, h.IV[:], append(append([]byte(nil), h.Encrypted...), h.Tag[:]...), h.authenticated())
+	if err != nil {
+		return nil, ErrHeaderTag
+	}
+	return b, nil
 }
 
 // ErrKeySize says that a key given has the wrong length.

@@ -61,9 +61,17 @@ func NewDigester() *Digester {
 // Add adds consecutive pages of a component, as stored: from addr on, the first
 // one at this byte offset within the component.
 func (d *Digester) Add(stored []byte, addr, prefix, offset uint64) {
-	d.pages.Write(stored)
+	d.addPages(stored)
+	d.addPlaces(uint64(len(stored)), addr, prefix, offset)
+}
+
+// addPages is the part of Add that takes all the time; addPlaces is the rest.
+// One goroutine may call the one while another calls the other.
+func (d *Digester) addPages(stored []byte) { d.pages.Write(stored) }
+
+func (d *Digester) addPlaces(size, addr, prefix, offset uint64) {
 	var a [8]byte
-	for end := offset + uint64(len(stored)); offset < end; offset += PageSize {
+	for end := offset + size; offset < end; offset += PageSize {
 		binary.BigEndian.PutUint64(a[:], addr)
 		d.addrs.Write(a[:])
 		t := PageTweak(prefix, offset)
