@@ -85,9 +85,12 @@ func Create(ctx context.Context, out io.WriterAt, spec Spec) (*Summary, error) {
 	var from entropy = random{}
 	var sums *inputDigests
 	if spec.Seed != nil {
-		if from, sums, err = spec.seeded(ctx, pcf, hosts); err != nil {
+		derived, digests, err := spec.seeded(ctx, pcf, hosts)
+		if err != nil {
 			return nil, err
 		}
+		defer derived.prk.Wipe()
+		from, sums = derived, digests
 	}
 	keys, err := spec.keys(from)
 	if err != nil {
