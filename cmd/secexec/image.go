@@ -9,6 +9,6 @@ func newImage() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newImageCreate(), newImageInfo(), newImageTest(), newImageUnpack())
+	cmd.AddCommand(newImageCreate(), newImageRetarget(), newImageInfo(), newImageTest(), newImageUnpack())
 	return cmd
 }
