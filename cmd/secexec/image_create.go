@@ -107,7 +107,7 @@ func (f *createFlags) run(cmd *cobra.Command) error {
 		if part.path == "" {
 			continue
 		}
-		src, done, err := openInput(cmd.Context(), part.path)
+		src, done, err := openSource(cmd.Context(), part.path)
 		if err != nil {
 			return fmt.Errorf("open %s: %w", part.name, err)
 		}

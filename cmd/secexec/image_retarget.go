@@ -149,7 +149,7 @@ func hostHash(name string, warn io.Writer) (hash [32]byte, err error) {
 }
 
 func retargetInPlace(path string, key secret.Bytes, change seimage.Slots) (*seimage.Header, error) {
-	f, size, err := openImageFile(path, os.O_RDWR)
+	f, size, err := openToChange(path)
 	if err != nil {
 		return nil, fmt.Errorf("open image: %w", err)
 	}
@@ -161,7 +161,7 @@ func retargetInPlace(path string, key secret.Bytes, change seimage.Slots) (*seim
 }
 
 func (f *retargetFlags) retargetCopy(ctx context.Context, path string, key secret.Bytes, change seimage.Slots) (*seimage.Header, error) {
-	in, size, err := openImageFile(path, os.O_RDONLY)
+	in, size, err := openRegular(path)
 	if err != nil {
 		return nil, fmt.Errorf("open image: %w", err)
 	}
@@ -186,22 +186,16 @@ type unhurried struct{ *os.File }
 
 func (unhurried) Sync() error { return nil }
 
-// openImageFile opens a regular file; opening a pipe does not wait.
-func openImageFile(path string, mode int) (*os.File, int64, error) {
-	info, err := os.Stat(path)
+// openToChange is openRegular for a file that is written to.
+func openToChange(path string) (*os.File, int64, error) {
+	in, size, err := openRegular(path)
 	if err != nil {
 		return nil, 0, err
 	}
-	if !info.Mode().IsRegular() {
-		return nil, 0, fmt.Errorf("%s is no regular file", path)
-	}
-	f, err := os.OpenFile(path, mode, 0)
+	defer in.Close()
+	f, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", in.Fd()), os.O_RDWR, 0)
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, fmt.Errorf("%s: %w", path, errors.Unwrap(err))
 	}
-	if info, err = f.Stat(); err != nil {
-		f.Close()
-		return nil, 0, err
-	}
-	return f, info.Size(), nil
+	return f, size, nil
 }

@@ -2,16 +2,15 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 
 	"github.com/secexec/secexec/seimage"
 )
 
-// openInput opens a kernel or an initrd: a regular file, a named pipe, or "-"
+// openSource opens a kernel or an initrd: a regular file, a named pipe, or "-"
 // for standard input. When ctx ends, reading ends.
-func openInput(ctx context.Context, path string) (seimage.Source, func(), error) {
+func openSource(ctx context.Context, path string) (seimage.Source, func(), error) {
 	f, err := openFile(ctx, path)
 	if err != nil {
 		return seimage.Source{}, nil, err
@@ -42,7 +41,7 @@ func openInput(ctx context.Context, path string) (seimage.Source, func(), error)
 }
 
 // openFile opens without outliving ctx: opening a named pipe waits for its
-// writer.
+// writer, who may be slower than we are.
 func openFile(ctx context.Context, path string) (*os.File, error) {
 	if path == "-" {
 		path = "/proc/self/fd/0" // so that Go can end a read of it
@@ -63,6 +62,6 @@ func openFile(ctx context.Context, path string) (*os.File, error) {
 	case r := <-result:
 		return r.f, r.err
 	case <-ctx.Done():
-		return nil, errors.Join(ctx.Err())
+		return nil, ctx.Err()
 	}
 }
