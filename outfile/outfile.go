@@ -26,6 +26,7 @@ type File struct {
 	path    string
 	replace bool
 	done    bool
+	fresh   int64 // bytes written since the last nudge
 }
 
 // Create starts the file that Commit will put at path, with these permissions.

@@ -108,6 +108,7 @@ func Create(ctx context.Context, out io.WriterAt, spec Spec) (*Summary, error) {
 		}
 		defer cipher.Wipe()
 	}
+	defer warmP521()()
 	digests, err := newPipeline(out, cipher, spec.Progress).run(ctx, parts)
 	if err != nil {
 		return nil, err

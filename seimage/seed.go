@@ -184,3 +184,16 @@ func customerKey(headerKey secret.Bytes, h *Header) (*ecdh.PrivateKey, error) {
 	}
 	return nil, errors.New("derive customer key: no candidate is a scalar of P-521")
 }
+
+// warmP521 computes the curve's tables, some milliseconds the first time, on
+// whatever processor is free meanwhile. The caller calls what it returns.
+func warmP521() (wait func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		scalar := make([]byte, 66)
+		scalar[65] = 1
+		_, _ = ecdh.P521().NewPrivateKey(scalar)
+	}()
+	return func() { <-done }
+}
