@@ -429,9 +429,9 @@ func TestRetargetCutOff(t *testing.T) {
 	}
 	for ops := 0; ; ops++ {
 		states, done := cut(image, ops, change)
-		for _, b := range states {
+		for i, b := range states {
 			check(b, before, after)
-			for again := 0; ; again += 5 {
+			for again := 0; i == 0; again += 5 {
 				states, done := cut(b, again, last)
 				for _, b := range states {
 					check(b, before, after, end)

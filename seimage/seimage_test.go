@@ -118,7 +118,8 @@ func TestCreateRefusals(t *testing.T) {
 	t.Parallel()
 	canceled, cancel := context.WithCancel(t.Context())
 	cancel()
-	noFlags, dump := Flags(1), AllowDump
+	noFlags, dump, plain := Flags(1), AllowDump, NoEncryption
+	odd, below, behind := uint64(0x16001), uint64(0x15000), uint64(1<<40)
 	cases := map[string]struct {
 		spoil func(*Spec)
 		want  error
@@ -146,6 +147,13 @@ func TestCreateRefusals(t *testing.T) {
 		"image key, halves":    {func(s *Spec) { s.ImageKey = filled(64, 1) }, ErrKeySize},
 		"communication key":    {func(s *Spec) { s.CommKey = secret.Bytes{} }, ErrKeySize},
 		"unknown flags":        {func(s *Spec) { s.PCF = &noFlags }, ErrFlags},
+		"key for plain pages":  {func(s *Spec) { s.PCF, s.ImageKey = &plain, filled(64, 1) }, ErrFlags},
+		"start, odd":           {func(s *Spec) { s.PSWAddr = &odd }, ErrPSW},
+		"start in the header":  {func(s *Spec) { s.PSWAddr = &below }, ErrPSW},
+		"start behind it all":  {func(s *Spec) { s.PSWAddr = &behind }, ErrPSW},
+		"host twice":           {func(s *Spec) { s.Hosts = append(s.Hosts, s.Hosts[0]) }, ErrHosts},
+		"unchecked, too small": {func(s *Spec) { s.NoCheck, s.Kernel = true, source(testKernel()[:0x10fff]) }, ErrKernel},
+		"unchecked, cmdline":   {func(s *Spec) { s.NoCheck, s.Cmdline = true, bytes.Repeat([]byte("x"), 4096) }, ErrCmdline},
 		"dump without own CCK": {func(s *Spec) { s.PCF = &dump }, ErrFlags},
 	}
 	for name, c := range cases {
