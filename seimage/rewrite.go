@@ -38,7 +38,8 @@ var ErrLoader = errors.New("unknown boot loader")
 //
 //	write behind the end | switch | write in place | switch | cut off the end
 //
-// with a Sync at each bar. Loaders follow the arguments; tools follow the
+// with a Sync at each bar. An image without metadata (Image.Legacy) can be
+// changed too, but tools lose it where that is cut off: change a copy. Loaders follow the arguments; tools follow the
 // metadata, which is switched with them, each of the two pointing to a whole
 // header at every moment.
 func Retarget(f File, size int64, headerKey secret.Bytes, change Slots) (*Header, error) {

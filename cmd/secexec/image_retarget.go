@@ -157,6 +157,10 @@ func retargetInPlace(path string, key secret.Bytes, change seimage.Slots) (*seim
 	if err := lockFile(f); err != nil {
 		return nil, fmt.Errorf("open image %s: %w", path, err)
 	}
+	// Without metadata tools lose such an image where a change is cut off.
+	if img, err := seimage.Open(f, size); err == nil && img.Legacy {
+		return nil, fmt.Errorf("open image %s: the older genprotimg made it: it can't be changed in place, give -o for a copy", path)
+	}
 	return seimage.Retarget(f, size, key, change)
 }
 
