@@ -375,7 +375,7 @@ func TestRetargetRefusals(t *testing.T) {
 		"boot loader":      {badArgs, 9, Slots{}, ErrLoader},
 		"bytes behind it":  {append(bytes.Clone(image), "more"...), 9, Slots{}, ErrTrailing},
 		"much behind it":   {append(bytes.Clone(image), make([]byte, 1<<20)...), 9, Slots{}, ErrTrailing},
-		"cut off":          {image[:len(image)-PageSize], 9, Slots{}, ErrNotImage},
+		"cut off":          {image[:MinHeaderAddr], 9, Slots{}, ErrNotImage},
 		"many":             {image, 9, Slots{Add: hosts(t, MaxSlots)}, ErrRoom},
 		"header elsewhere": {moveHeader(t, image), 9, Slots{}, ErrLoader},
 	} {

@@ -255,13 +255,13 @@ func newImageFile(path string, overwrite bool) (imageFile, error) {
 		f.Close()
 		return nil, fmt.Errorf("make a temporary file for standard output: %w", err)
 	}
-	return &spool{f}, nil
+	return &stdoutImage{f}, nil
 }
 
-// spool is an image on its way to standard output, in a file without a name.
-type spool struct{ *os.File }
+// stdoutImage is an image on its way to standard output, in a file without a name.
+type stdoutImage struct{ *os.File }
 
-func (s *spool) Commit() error {
+func (s *stdoutImage) Commit() error {
 	defer s.Close()
 	if _, err := s.Seek(0, io.SeekStart); err != nil {
 		return fmt.Errorf("write standard output: %w", err)
@@ -272,4 +272,4 @@ func (s *spool) Commit() error {
 	return nil
 }
 
-func (s *spool) Abort() { s.Close() }
+func (s *stdoutImage) Abort() { s.Close() }
