@@ -18,7 +18,7 @@ func TestGuideFromPvimg(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for heading, cmd := range map[string]*cobra.Command{"info": newImageInfo(), "test": newImageTest()} {
+	for heading, cmd := range map[string]*cobra.Command{"create": newImageCreate(), "info": newImageInfo(), "test": newImageTest()} {
 		_, section, ok := strings.Cut(string(text), "\n## "+heading+"\n")
 		if !ok {
 			t.Fatalf("no section %s", heading)

@@ -236,6 +236,7 @@ is standard input. Exit status 0: all documents are accepted.`,
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the report with each check in JSON")
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "print each check, not only those that failed")
 	hosts.addCerts(cmd)
+	once(cmd.Flags())
 	return cmd
 }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -45,20 +44,7 @@ func (f *hostFlags) addCerts(cmd *cobra.Command) {
 	_ = flags.MarkHidden("crt") // pvimg's old name
 	flags.StringArrayVar(&f.crls, "crl", nil, "certificate revocation list of the chain (repeatable)")
 	flags.BoolVar(&f.offline, "offline", false, "download no revocation lists: use only those of --crl")
-	flags.Var((*once)(&f.rootCA), "root-ca", "root CA certificate (default: the system's)")
-}
-
-// once is a flag's value that a second one does not silently replace.
-type once string
-
-func (o *once) String() string { return string(*o) }
-func (o *once) Type() string   { return "string" }
-func (o *once) Set(s string) error {
-	if *o != "" {
-		return errors.New("it is given twice")
-	}
-	*o = once(s)
-	return nil
+	flags.StringVar(&f.rootCA, "root-ca", "", "root CA certificate (default: the system's)")
 }
 
 // load reads and verifies the documents.

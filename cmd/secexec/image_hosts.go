@@ -26,7 +26,7 @@ func newImageTest() *cobra.Command {
 	var docs []string
 	var hashFile, format string
 	var all, asJSON bool
-	var talk chatter
+	var talk volume
 	cmd := &cobra.Command{
 		Use:   "test IMAGE (-k DOC... | --key-hashes[=FILE])",
 		Short: "Tell by exit status whether an image has a key slot for a host",
@@ -38,7 +38,7 @@ Nothing is verified: neither that the documents are IBM's nor that the header is
 authentic (info --hdr-key tells that).`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := talk.check(); err != nil {
+			if _, _, err := talk.writers(cmd); err != nil {
 				return usageError{err}
 			}
 			switch {
@@ -77,7 +77,7 @@ authentic (info --hdr-key tells that).`,
 				}
 			}
 			ok := included > 0 && (!all || included == len(checks))
-			if err := showChecks(cmd, checks, ok, asJSON || format == "json", talk.quiet); err != nil {
+			if err := showChecks(cmd, checks, ok, asJSON || format == "json", talk.quiet > 0); err != nil {
 				return err
 			}
 			if !ok {

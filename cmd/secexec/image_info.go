@@ -21,7 +21,7 @@ import (
 type infoFlags struct {
 	format, hdrKey, printSchema, drawMap string
 	showSecrets, asJSON                  bool
-	chatter
+	volume
 }
 
 func newImageInfo() *cobra.Command {
@@ -73,7 +73,7 @@ default elsewhere), json:minify. JSON has the names of pvimg info;
 
 // check refuses flags that don't go together, as pvimg does, and settles the format.
 func (f *infoFlags) check(cmd *cobra.Command, args []string) error {
-	if err := f.chatter.check(); err != nil {
+	if _, _, err := f.writers(cmd); err != nil {
 		return err
 	}
 	given := func(name string) bool { return cmd.Flags().Changed(name) }
@@ -160,7 +160,7 @@ func (f *infoFlags) show(cmd *cobra.Command, path string, file io.ReaderAt, size
 // caller's.
 func (f *infoFlags) open(cmd *cobra.Command, h *seimage.Header) (*seimage.Secrets, error) {
 	if f.hdrKey == "" {
-		if !f.quiet {
+		if f.quiet == 0 {
 			fmt.Fprintln(cmd.ErrOrStderr(), "warning: the SE header is not verified, anybody may have written it: give --hdr-key")
 		}
 		return nil, nil

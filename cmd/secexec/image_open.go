@@ -8,7 +8,6 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"github.com/secexec/secexec/seimage"
 )
@@ -86,30 +85,9 @@ func spool(ctx context.Context, f *os.File, r io.Reader) (int64, error) {
 	}
 }
 
-// chatter is how much info and test say on the side: pvimg's -v, -q, and -V from
-// older days.
-type chatter struct {
-	verbose, older int
-	quiet          bool
-}
-
-func (c *chatter) add(flags *pflag.FlagSet) {
-	flags.CountVarP(&c.verbose, "verbose", "v", "tell where the SE header was found")
-	flags.CountVarP(&c.older, "old-verbose", "V", "")
-	_ = flags.MarkHidden("old-verbose")
-	flags.BoolVarP(&c.quiet, "quiet", "q", false, "no warnings")
-}
-
-func (c *chatter) check() error {
-	if c.quiet && c.verbose+c.older > 0 {
-		return errors.New("--quiet and --verbose exclude each other")
-	}
-	return nil
-}
-
 // found tells of an opened image.
-func (c *chatter) found(cmd *cobra.Command, path string, img *seimage.Image) {
-	if c.verbose+c.older > 0 {
+func (v *volume) found(cmd *cobra.Command, path string, img *seimage.Image) {
+	if v.verbose+v.older > 0 {
 		fmt.Fprintf(cmd.ErrOrStderr(), "%s: SE header at 0x%x, %d bytes\n", path, img.HeaderAddr, img.Header.Size())
 	}
 }
