@@ -12,8 +12,9 @@ import (
 )
 
 // addFolder stages a folder. Run by root it keeps owners; run by anybody else
-// all belongs to root, since nobody else's files make a root.
-func (t *tree) addFolder(ctx context.Context, source string) error {
+// all belongs to root, since nobody else's files make a root. Sockets are left
+// out, as tar does; skipped is told of each.
+func (t *tree) addFolder(ctx context.Context, source string, skipped func(string)) error {
 	keepOwners := os.Geteuid() == 0
 	first := make(map[[2]uint64]string) // device and inode to the first name
 	return filepath.WalkDir(source, func(path string, d fs.DirEntry, err error) error {
@@ -28,45 +29,48 @@ func (t *tree) addFolder(ctx context.Context, source string) error {
 			return err
 		}
 		var st unix.Stat_t
-		if err := unix.Lstat(path, &st); err != nil {
+		stat := unix.Lstat
+		if rel == "." {
+			stat = unix.Stat // the source itself may be a symbolic link
+		}
+		if err := stat(path, &st); err != nil {
 			return fmt.Errorf("look at %s: %w", path, err)
 		}
 		if st.Mode&modeType == unix.S_IFSOCK {
-			return nil // left by a program that ran; no archive holds them either
+			skipped(rel)
+			return nil
 		}
-		e := entry{
-			path: rel, mode: st.Mode, mtime: max(0, st.Mtim.Sec),
-			major: unix.Major(uint64(st.Rdev)), minor: unix.Minor(uint64(st.Rdev)),
+		i := &inode{mode: st.Mode, mtime: max(0, st.Mtim.Sec)}
+		if i.special() {
+			i.major, i.minor = unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev))
 		}
 		if keepOwners {
-			e.uid, e.gid = st.Uid, st.Gid
+			i.uid, i.gid = st.Uid, st.Gid
 		}
-		if e.xattrs, err = xattrs(path); err != nil {
+		if i.xattrs, err = xattrs(path); err != nil {
 			return err
 		}
-		id := [2]uint64{uint64(st.Dev), st.Ino}
-		switch e.mode & modeType {
+		if i.kind() != modeDir && st.Nlink > 1 {
+			id := [2]uint64{uint64(st.Dev), st.Ino}
+			if to := first[id]; to != "" {
+				return t.link(rel, to)
+			}
+			first[id] = rel
+		}
+		switch i.kind() {
 		case modeFile:
-			if e.link = first[id]; e.link != "" {
-				return t.add(e, nil, 0, "")
-			}
-			if st.Nlink > 1 {
-				first[id] = rel
-			}
-			f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+			f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 			if err != nil {
 				return err
 			}
 			defer f.Close()
-			return t.add(e, &contextReader{ctx, f}, st.Size, "")
+			return t.add(rel, i, &contextReader{ctx, f}, st.Size)
 		case modeSymlink:
-			target, err := os.Readlink(path)
-			if err != nil {
+			if i.target, err = os.Readlink(path); err != nil {
 				return err
 			}
-			return t.add(e, nil, 0, target)
 		}
-		return t.add(e, nil, 0, "")
+		return t.add(rel, i, nil, 0)
 	})
 }
 
@@ -92,7 +96,7 @@ func xattrs(path string) ([]xattr, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read extended attribute %s of %s: %w", name, path, err)
 		}
-		out = append(out, xattr{name, value[:size]})
+		out = append(out, xattr{name, value[:size:size]})
 	}
 	return out, nil
 }

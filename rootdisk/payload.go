@@ -1,6 +1,7 @@
 package rootdisk
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -30,6 +31,16 @@ func encrypt(ctx context.Context, out io.WriterAt, offset int64, plain io.Reader
 		return fmt.Errorf("encrypt root disk: %w", err)
 	}
 	defer c.Wipe()
+	err = eachChunk(ctx, size, func(b []byte, at int64) error { return encryptChunk(c, out, offset, plain, at, b) })
+	if err != nil {
+		return fmt.Errorf("encrypt root disk: %w", err)
+	}
+	return nil
+}
+
+// eachChunk gives all chunks of size bytes to as many workers as there are
+// processors; b is a buffer as long as the chunk.
+func eachChunk(ctx context.Context, size int64, work func(b []byte, at int64) error) error {
 	var next atomic.Int64
 	errs := make([]error, runtime.GOMAXPROCS(0))
 	var workers sync.WaitGroup
@@ -42,7 +53,7 @@ func encrypt(ctx context.Context, out io.WriterAt, offset int64, plain io.Reader
 					return
 				}
 				if errs[i] = ctx.Err(); errs[i] == nil {
-					errs[i] = encryptChunk(c, out, offset, plain, at, buf[:min(chunkSize, size-at)])
+					errs[i] = work(buf[:min(chunkSize, size-at)], at)
 				}
 				if errs[i] != nil {
 					next.Store(size) // the others stop too
@@ -51,10 +62,7 @@ func encrypt(ctx context.Context, out io.WriterAt, offset int64, plain io.Reader
 		})
 	}
 	workers.Wait()
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("encrypt root disk: %w", err)
-	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func encryptChunk(c *xts.Cipher, out io.WriterAt, offset int64, plain io.ReaderAt, at int64, b []byte) error {
@@ -67,4 +75,14 @@ func encryptChunk(c *xts.Cipher, out io.WriterAt, offset int64, plain io.ReaderA
 	}
 	_, err := out.WriteAt(b, offset+at)
 	return err
+}
+
+// isZero tells whether bytes are all zero.
+func isZero(b []byte) bool {
+	for ; len(b) > len(zeros); b = b[len(zeros):] {
+		if !bytes.Equal(b[:len(zeros)], zeros[:]) {
+			return false
+		}
+	}
+	return bytes.Equal(b, zeros[:len(b)])
 }

@@ -1,8 +1,9 @@
-// Package rootdisk makes encrypted root disks from a folder or a tar archive,
-// without root rights and without a device-mapper.
+// Package rootdisk makes encrypted root disks and data volumes from a folder, a
+// tar archive, a container image or a disk image, without root rights and
+// without a device-mapper, and opens them again.
 //
-// A disk is a LUKS2 header of 16 MiB and the payload, an ext4 file system
-// encrypted as dm-crypt does. The guest uses neither the header nor anything
+// A disk is a LUKS2 header of 16 MiB and the payload, a file system encrypted as
+// dm-crypt does. The guest uses neither the header nor anything
 // else that it reads from the disk to open it: key and geometry are in the
 // sealed record. The header is for the owner's cryptsetup.
 package rootdisk
@@ -16,26 +17,43 @@ import (
 	"path/filepath"
 
 	"github.com/secexec/secexec/outfile"
+	"github.com/secexec/secexec/rootdisk/luks2"
+	"github.com/secexec/secexec/rootdisk/oci"
 	"github.com/secexec/secexec/secret"
 )
 
 // Options say what to make.
 type Options struct {
-	Source     string       // folder or tar archive (plain, gzip, xz, zstd)
-	Size       int64        // bytes of the file system, a multiple of MiB; 0: content and head-room
+	// Source is a folder, a tar archive (plain, gzip, bzip2, xz, zstd), a disk or
+	// partition image (raw, qcow2), or a container image with its transport
+	// (package oci). "" makes an empty file system, which needs a Size.
+	Source    string
+	Partition int    // of a disk image; 0: the only one that can be a root
+	Size      int64  // bytes of the file system, a multiple of MiB; 0: content and head-room
+	Label     string // of the LUKS2 header, and of an ext4 that is made: up to 16 bytes
+
 	Key        secret.Bytes // volume key, KeySize bytes; nil: random, and lost unless a key slot holds it
-	Passphrase secret.Bytes // opens the LUKS2 key slot; as cryptsetup's --key-file
+	Slots      []luks2.Slot
+	Passphrase secret.Bytes // short for a first slot with luks2.RandomKey: a key file of 32 random bytes or more
+
+	SkipTLS bool              // of a registry: as podman's --tls-verify=false
+	Skipped func(name string) // is told of sockets, which are left out; may be nil
 }
 
 // KeySize is the volume key's size in bytes: AES-256-XTS.
-const KeySize = 64
+const KeySize = luks2.KeySize
+
+const payloadOffset = luks2.PayloadOffset
 
 // Volume is what was made.
 type Volume struct {
-	ID      [16]byte // LUKS2 UUID
-	Offset  int64    // bytes from the disk's start to the payload
-	Size    int64    // bytes of payload
-	Entries int      // files, folders and the like in it
+	ID      [16]byte    // LUKS2 UUID
+	Offset  int64       // bytes from the disk's start to the payload
+	Size    int64       // bytes of payload
+	FSType  string      // ext4, xfs or erofs
+	Entries int         // files, folders and the like in it; 0 of a disk image, which is taken as it is
+	Config  *oci.Config // of a container image; nil of other sources
+	Digest  string      // of a container image: what it was
 }
 
 // Errors of Create.
@@ -45,17 +63,16 @@ var (
 	ErrTool        = errors.New("program failed")
 )
 
-// Create makes a root disk at path, which must not exist. The disk appears
-// complete or not at all; plain text lies in a folder of mode 0700 beside it
-// while Create works, and is removed before it returns.
+// Create makes a root disk or data volume at path, which must not exist. The
+// disk appears complete or not at all; plain text lies in a folder of mode 0700
+// beside it while Create works, and is removed before it returns.
 func Create(ctx context.Context, path string, o Options) (*Volume, error) {
-	switch {
-	case len(o.Passphrase) == 0:
-		return nil, fmt.Errorf("%w: no pass phrase or key file for its key slot", ErrOptions)
-	case o.Key != nil && len(o.Key) != KeySize:
-		return nil, fmt.Errorf("%w: volume key has %d bytes, wants %d", ErrOptions, len(o.Key), KeySize)
-	case o.Size < 0 || o.Size%mebi != 0:
-		return nil, fmt.Errorf("%w: size %d is no multiple of 1 MiB", ErrOptions, o.Size)
+	slots := o.Slots
+	if len(o.Passphrase) > 0 {
+		slots = append([]luks2.Slot{{Passphrase: o.Passphrase, KDF: luks2.RandomKey}}, slots...)
+	}
+	if err := o.check(slots); err != nil {
+		return nil, err
 	}
 	key := o.Key
 	if key == nil {
@@ -73,24 +90,41 @@ func Create(ctx context.Context, path string, o Options) (*Volume, error) {
 	}
 	defer removeAll(work)
 
-	tree, err := stage(ctx, o.Source, filepath.Join(work, "tree"))
-	if err != nil {
-		return nil, err
-	}
-	plain, size, err := makeExt4(ctx, work, tree, o.Size)
+	v := &Volume{ID: randomUUID(), Offset: payloadOffset}
+	plain, err := o.plain(ctx, work, v)
 	if err != nil {
 		return nil, err
 	}
 	defer plain.Close()
-
-	v := &Volume{ID: randomUUID(), Offset: payloadOffset, Size: size, Entries: len(tree.entries)}
-	if err := writeHeader(out, v, key, o.Passphrase); err != nil {
+	if err := luks2.Write(out, luks2.Layout{ID: v.ID, Label: o.Label, Size: v.Size}, key, slots...); err != nil {
 		return nil, err
 	}
-	if err := encrypt(ctx, out, payloadOffset, plain, size, key); err != nil {
+	if err := out.Truncate(v.Offset + v.Size); err != nil {
+		return nil, fmt.Errorf("create root disk: %w", err)
+	}
+	if err := encrypt(ctx, out, payloadOffset, plain, v.Size, key); err != nil {
 		return nil, err
 	}
 	return v, out.Commit()
+}
+
+func (o *Options) check(slots []luks2.Slot) error {
+	switch {
+	case o.Key != nil && len(o.Key) != KeySize:
+		return fmt.Errorf("%w: volume key has %d bytes, wants %d", ErrOptions, len(o.Key), KeySize)
+	case o.Size < 0 || o.Size%mebi != 0 || o.Size > maxContent:
+		return fmt.Errorf("%w: size %d is no multiple of 1 MiB up to 1 TiB", ErrOptions, o.Size)
+	case o.Source == "" && o.Size < 4*mebi:
+		return fmt.Errorf("%w: an empty volume needs a size of 4 MiB or more", ErrOptions)
+	case o.Partition < 0:
+		return fmt.Errorf("%w: partition %d", ErrOptions, o.Partition)
+	case len(o.Label) > 16:
+		return fmt.Errorf("%w: label %.80q has more than 16 bytes", ErrOptions, o.Label)
+	}
+	if err := luks2.Check(luks2.Layout{Label: o.Label, Size: mebi}, slots...); err != nil {
+		return fmt.Errorf("%w: %w", ErrOptions, err)
+	}
+	return nil
 }
 
 // removeAll removes a staged tree, read-only folders included.
@@ -112,11 +146,6 @@ func randomUUID() [16]byte {
 	id[6] = id[6]&0x0f | 0x40 // version 4, RFC 9562
 	id[8] = id[8]&0x3f | 0x80
 	return id
-}
-
-// formatUUID returns a UUID's text.
-func formatUUID(id [16]byte) string {
-	return fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:])
 }
 
 // contextReader ends a long read when its context ends.
