@@ -158,7 +158,7 @@ func TestSameTreeThroughAllSources(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			disk := filepath.Join(t.TempDir(), "root.img")
-			v, err := Create(t.Context(), disk, Options{Source: source, Size: 16 << 20, Passphrase: testPass, SkipTLS: true})
+			v, err := Create(t.Context(), disk, Options{Source: source, Size: 8 << 20, Passphrase: testPass, SkipTLS: true})
 			if err != nil {
 				t.Fatal(err)
 			}
