@@ -133,6 +133,7 @@ func TestManifestRefusals(t *testing.T) {
 		"no slots":        func(m *Manifest) { m.KeySlots = nil },
 		"slot hash":       func(m *Manifest) { m.KeySlots[0].HostKeyHash = "00" },
 		"identity":        func(m *Manifest) { m.Identity = "" },
+		"boot":            func(m *Manifest) { m.Boot = "tape" },
 		"memory":          func(m *Manifest) { m.MemoryMiB = 1 },
 	}
 	for name, spoil := range cases {

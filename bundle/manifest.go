@@ -45,11 +45,19 @@ type Manifest struct {
 	Image     Image     `json:"image"`
 	Disks     []Disk    `json:"disks"`
 	KeySlots  []KeySlot `json:"key_slots"`
-	Identity  string    `json:"identity"`   // Ed25519 public key that checks readiness reports, hex
-	MemoryMiB int       `json:"memory_mib"` // guest memory the owner built for
+	Identity  string    `json:"identity"`       // Ed25519 public key that checks readiness reports, hex
+	MemoryMiB int       `json:"memory_mib"`     // guest memory the owner built for
+	Boot      string    `json:"boot,omitempty"` // BootImage or BootDisk
 }
 
-// Image describes the SE boot image.
+// How a guest is booted.
+const (
+	BootImage = ""     // QEMU loads the image
+	BootDisk  = "disk" // firmware loads an image from the first disk, a bootable one (package bootdisk)
+)
+
+// Image describes the SE boot image. With BootDisk it is the one on the disk
+// that boots by default, here to show which hosts can start it.
 type Image struct {
 	Part
 	ID string `json:"id"` // image identity as in readiness reports, 16 bytes hex
@@ -140,6 +148,9 @@ func (m *Manifest) Check() error {
 		return invalid("identity %q is not an Ed25519 public key in hex", m.Identity)
 	case m.MemoryMiB < 64 || m.MemoryMiB > MaxMemoryMiB:
 		return invalid("memory %d MiB is not in 64..%d", m.MemoryMiB, MaxMemoryMiB)
+	}
+	if m.Boot != BootImage && m.Boot != BootDisk {
+		return invalid("boot %q is neither absent nor %q", m.Boot, BootDisk)
 	}
 	if err := m.Image.check(); err != nil {
 		return err

@@ -41,22 +41,59 @@ const trapSize = 4
 // itself. In all cases conn is closed.
 func (u *Ultravisor) Boot(ctx context.Context, conn net.Conn, mem RAM, log *slog.Logger) error {
 	defer conn.Close()
-	traps, err := findTraps(mem)
-	if err != nil {
-		return err
-	}
 	c, err := gdb.New(ctx, conn)
 	if err != nil {
 		return err
 	}
-	b := &boot{u: u, c: c, mem: mem, traps: traps, log: log}
-	for addr := range traps {
-		if err := c.SetBreakpoint(ctx, addr, trapSize); err != nil {
+	return (&boot{u: u, c: c, mem: mem, log: log}).run(ctx)
+}
+
+// BootDisk is Boot for a guest whose firmware loads the image from a disk first.
+// A breakpoint is not written into memory by QEMU's emulation, so the one at the
+// image's entry holds while firmware writes there.
+func (u *Ultravisor) BootDisk(ctx context.Context, conn net.Conn, mem RAM, log *slog.Logger) error {
+	defer conn.Close()
+	c, err := gdb.New(ctx, conn)
+	if err != nil {
+		return err
+	}
+	b := &boot{u: u, c: c, mem: mem, log: log}
+	if err := b.firmware(ctx); err != nil {
+		return fmt.Errorf("wait for firmware to load an image: %w", err)
+	}
+	return b.run(ctx)
+}
+
+// firmware lets the guest run until it is about to start the loaded image.
+func (b *boot) firmware(ctx context.Context) error {
+	if err := b.c.SetBreakpoint(ctx, seimage.EntryAddr, trapSize); err != nil {
+		return err
+	}
+	if err := b.c.Continue(ctx); err != nil {
+		return err
+	}
+	addr, err := b.c.ReadRegister(ctx, regAddr)
+	if err != nil {
+		return err
+	}
+	if addr != seimage.EntryAddr {
+		return fmt.Errorf("%w at 0x%x, where no breakpoint is", gdb.ErrStopped, addr)
+	}
+	return b.c.ClearBreakpoint(ctx, seimage.EntryAddr, trapSize)
+}
+
+// run goes from the stopped guest, its image loaded, to the decision.
+func (b *boot) run(ctx context.Context) (err error) {
+	if b.traps, err = findTraps(b.mem); err != nil {
+		return err
+	}
+	for addr := range b.traps {
+		if err := b.c.SetBreakpoint(ctx, addr, trapSize); err != nil {
 			return err
 		}
 	}
 	for {
-		if err := c.Continue(ctx); err != nil {
+		if err := b.c.Continue(ctx); err != nil {
 			return fmt.Errorf("wait for stage3a: %w", err)
 		}
 		if done, err := b.trap(ctx); done || err != nil {

@@ -51,7 +51,7 @@ func stage3aRun(t *testing.T, s *sealed, mem RAM) (events []event, stfle, diag8,
 	first[0] = 2
 	first[int(w>>12&15)] = facilities - uint64(w&0xfff)
 	return []event{
-		{stfle, first}, {diag8, regs(traps[diag8], subcodeSetParams)}, {diag10, regs(traps[diag10], subcodeUnpack)},
+		{addr: stfle, regs: first}, {addr: diag8, regs: regs(traps[diag8], subcodeSetParams)}, {addr: diag10, regs: regs(traps[diag10], subcodeUnpack)},
 	}, stfle, diag8, diag10
 }
 
@@ -150,13 +150,13 @@ func TestBootLeavesTheRestToTheMachine(t *testing.T) {
 	w := instruction(binary.BigEndian.Uint32(mem[diag8:]))
 	for subcode := range uint64(12) {
 		if subcode != subcodeSetParams && subcode != subcodeUnpack {
-			events = slices.Insert(events, 1, event{diag8, map[int]uint64{int(w >> 16 & 15): subcode}})
+			events = slices.Insert(events, 1, event{addr: diag8, regs: map[int]uint64{int(w >> 16 & 15): subcode}})
 		}
 	}
 	// An odd register pair is an exception of the machine's.
 	odd := uint64(seimage.Stage3aAddr + 0x800)
 	binary.BigEndian.PutUint32(mem[odd:], uint32(w)|1<<20)
-	events = slices.Insert(events, 1, event{odd, events[len(events)-1].regs})
+	events = slices.Insert(events, 1, event{addr: odd, regs: events[len(events)-1].regs})
 	q := &fakeQEMU{t: t, mem: mem, events: events}
 	if err := bootFake(t, q, 0); err != nil {
 		t.Fatal(err)
@@ -277,6 +277,37 @@ func TestBootDeadline(t *testing.T) {
 	}
 	if _, err := conn.Write([]byte("x")); err == nil {
 		t.Error("the connection is open")
+	}
+}
+
+// Firmware puts the image into memory that holds nothing at first.
+func TestBootDisk(t *testing.T) {
+	t.Parallel()
+	s := common()
+	image := s.ram()
+	mem := make(RAM, len(image))
+	events, _, _, _ := stage3aRun(t, s, image)
+	run := func(events []event, last string) error {
+		q := &fakeQEMU{t: t, mem: mem, events: events, last: last}
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		err := New(host(t, 0)).BootDisk(ctx, q.start(), mem, slog.New(slog.DiscardHandler))
+		q.wait()
+		if err == nil && (!q.detached || len(q.traps) != 0) {
+			t.Errorf("detached %v, breakpoints left %v", q.detached, q.traps)
+		}
+		return err
+	}
+	load := event{addr: seimage.EntryAddr, do: func() { copy(mem, image) }}
+	if err := run(append([]event{load}, events...), ""); err != nil {
+		t.Error(err)
+	}
+	clear(mem)
+	if err := run(events, "W00"); !errors.Is(err, gdb.ErrExited) {
+		t.Errorf("firmware that loads nothing and ends: %v", err)
+	}
+	if err := run(append([]event{{addr: seimage.EntryAddr}}, events...), ""); !errors.Is(err, ErrStage3a) {
+		t.Errorf("firmware that loads something else: %v", err)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 type event struct {
 	addr uint64
 	regs map[int]uint64
+	do   func() // what the guest has done by then, may be nil
 }
 
 // fakeQEMU is a gdb stub with a guest that goes through a list of events. As
@@ -90,6 +91,9 @@ func (q *fakeQEMU) answer(command string) (reply string, ok bool) {
 			e := q.events[0]
 			q.events = q.events[1:]
 			q.regs[regAddr] = e.addr
+			if e.do != nil {
+				e.do()
+			}
 			for r, v := range e.regs {
 				q.regs[regGeneral+r] = v
 			}

@@ -61,6 +61,7 @@ secexec inspect and secexec logs.`,
 	f.StringVar(&request.Name, "name", "", "the guest's name (default: the bundle's)")
 	f.Uint32Var(&request.MemoryMib, "memory", 0, "guest memory in MiB (default: the bundle's)")
 	f.Uint32Var(&request.Cpus, "cpus", 1, "virtual CPUs")
+	f.StringVar(&request.Loadparm, "loadparm", "", "entry of the boot menu, for a bundle that boots from its disk (default: its first)")
 	f.DurationVar(&timeout, "timeout", 5*time.Minute, "how long to wait for all of it")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	check.add(cmd)

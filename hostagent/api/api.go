@@ -41,7 +41,7 @@ func (s *Service) Create(ctx context.Context, r *hostagentv1.CreateRequest) (*ho
 	if len(r.Name) > maxName || len(r.Bundle) > maxPath || r.MemoryMib > 1<<30 || r.Cpus > 1<<16 {
 		return nil, toStatus(fault.New(fault.BadRequest, "a field is too large"))
 	}
-	g, err := s.Fleet.Create(ctx, guest.Request{Name: r.Name, Bundle: r.Bundle, MemoryMiB: int(r.MemoryMib), CPUs: int(r.Cpus), ID: r.RequestId})
+	g, err := s.Fleet.Create(ctx, guest.Request{Name: r.Name, Bundle: r.Bundle, MemoryMiB: int(r.MemoryMib), CPUs: int(r.Cpus), ID: r.RequestId, Loadparm: r.Loadparm})
 	if err != nil {
 		return nil, toStatus(err)
 	}

@@ -170,6 +170,7 @@ type Request struct {
 	MemoryMiB int    // 0: the manifest's
 	CPUs      int    // 0: 1
 	ID        string // of the request, for a repeated one; "": never repeated
+	Loadparm  string // entry of the boot menu of a bundle that boots from its disk; "": the default
 }
 
 var requestForm = regexp.MustCompile(`^[a-zA-Z0-9-]{0,64}$`)
@@ -222,7 +223,7 @@ func (f *Fleet) Create(ctx context.Context, r Request) (*Guest, error) {
 // record makes the record of a guest to be.
 func record(m *bundle.Manifest, r Request) (*store.Guest, error) {
 	rec := &store.Guest{
-		Name: r.Name, UUID: newUUID(), State: string(Created), ImageID: m.Image.ID, Identity: m.Identity, Image: m.Image.File,
+		Name: r.Name, UUID: newUUID(), State: string(Created), ImageID: m.Image.ID, Identity: m.Identity, Image: m.Image.File, Boot: m.Boot, Loadparm: r.Loadparm,
 		MemoryMiB: r.MemoryMiB, CPUs: r.CPUs, Request: r.ID, Created: time.Now().UTC(),
 	}
 	if rec.Name == "" {
@@ -239,6 +240,12 @@ func record(m *bundle.Manifest, r Request) (*store.Guest, error) {
 	}
 	if rec.MemoryMiB < 64 || rec.MemoryMiB > qemu.MaxMemoryMiB || rec.CPUs < 1 || rec.CPUs > qemu.MaxCPUs {
 		return nil, fault.New(fault.BadRequest, "guest %s can't have %d MiB of memory and %d CPUs", rec.Name, rec.MemoryMiB, rec.CPUs)
+	}
+	if r.Loadparm != "" && m.Boot != bundle.BootDisk {
+		return nil, fault.New(fault.BadRequest, "guest %s does not boot from a disk: it has no boot menu to choose from by a loadparm", rec.Name)
+	}
+	if err := qemu.CheckLoadparm(r.Loadparm); err != nil {
+		return nil, fault.New(fault.BadRequest, "%w", err)
 	}
 	if store.Reserved(m.Image.File) {
 		return nil, fault.New(fault.Bundle, "bundle has a part %s, a name that hostagent needs itself", m.Image.File)

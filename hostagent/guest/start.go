@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/secexec/secexec/bundle"
 	"github.com/secexec/secexec/hostagent/fault"
 	"github.com/secexec/secexec/hostagent/launch"
 	"github.com/secexec/secexec/hostagent/platform"
@@ -153,6 +154,9 @@ func (l *life) config(rec *store.Guest, sandbox bool) (*qemu.Config, error) {
 		Kernel: filepath.Join(dir, rec.Image), ConsolePath: filepath.Join(dir, consoleFile),
 		ReadinessSocket: filepath.Join(run, readinessSocket), QMPSocket: filepath.Join(run, qmpSocket),
 		RuntimeDir: run, Sandbox: sandbox,
+	}
+	if rec.Boot == bundle.BootDisk {
+		cfg.Kernel, cfg.BootDisk, cfg.Loadparm = "", true, rec.Loadparm
 	}
 	for _, d := range rec.Disks {
 		cfg.Disks = append(cfg.Disks, qemu.Disk{Path: filepath.Join(dir, d.File), Serial: d.Serial, ReadOnly: d.ReadOnly})

@@ -50,9 +50,12 @@ func (p Emulated) Boot(ctx context.Context, spec BootSpec) error {
 		// Not the path: the file there may have been replaced since.
 		program = []string{"/proc/self/exe", "ultravisor"}
 	}
-	cmd := exec.CommandContext(ctx, program[0], append(program[1:len(program):len(program)],
-		"--gdb", cfg.GDBSocket, "--ram", cfg.MemoryFile,
-		"--size", strconv.FormatInt(int64(cfg.MemoryMiB)<<20, 10), "--host", p.HostDir)...)
+	args := append(program[1:len(program):len(program)], "--gdb", cfg.GDBSocket, "--ram", cfg.MemoryFile,
+		"--size", strconv.FormatInt(int64(cfg.MemoryMiB)<<20, 10), "--host", p.HostDir)
+	if cfg.BootDisk {
+		args = append(args, "--firmware")
+	}
+	cmd := exec.CommandContext(ctx, program[0], args...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
 	cmd.WaitDelay = time.Second
 	// The stand-in ends when this pipe does: so also when hostagent is killed.

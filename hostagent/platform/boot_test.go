@@ -358,7 +358,10 @@ func TestStandInEndsWithHostagent(t *testing.T) {
 func TestStandInArguments(t *testing.T) {
 	t.Parallel()
 	good := []string{"--gdb", "/g", "--ram", "/r", "--size", "4096", "--host", "/h"}
-	if s, err := parseStandIn(good); err != nil || s.gdb != "/g" || s.ram != "/r" || s.size != 4096 || s.host != "/h" {
+	if s, err := parseStandIn(good); err != nil || s.gdb != "/g" || s.ram != "/r" || s.size != 4096 || s.host != "/h" || s.firmware {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if s, err := parseStandIn(append(good[:8:8], "--firmware")); err != nil || !s.firmware {
 		t.Errorf("%+v, %v", s, err)
 	}
 	for _, args := range [][]string{

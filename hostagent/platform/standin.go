@@ -22,6 +22,8 @@ type standIn struct {
 	size int64  // its size in bytes
 	host string // the emulated host's folder
 
+	firmware bool // the guest's firmware loads the image from a disk
+
 	decide decider
 }
 
@@ -46,6 +48,9 @@ func StandIn(ctx context.Context, args []string) error {
 		return err
 	}
 	s.decide = decide
+	if s.firmware {
+		s.decide = decideDisk
+	}
 	if err := hideMemory(); err != nil {
 		return err
 	}
@@ -67,6 +72,7 @@ func parseStandIn(args []string) (*standIn, error) {
 	f.StringVar(&s.ram, "ram", "", "memory file")
 	f.Int64Var(&s.size, "size", 0, "memory size in bytes")
 	f.StringVar(&s.host, "host", "", "folder of the emulated host")
+	f.BoolVar(&s.firmware, "firmware", false, "firmware loads the image from a disk")
 	if err := f.Parse(args); err != nil {
 		return nil, fmt.Errorf("ultravisor: %w", err)
 	}

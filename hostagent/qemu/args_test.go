@@ -81,6 +81,13 @@ func TestArgsOfEachDevice(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden(t, "tap", argv)
+
+	disk := full()
+	disk.Kernel, disk.BootDisk, disk.Loadparm = "", true, "2"
+	if argv, err = Args(disk); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "disk", argv)
 }
 
 // Whatever Args makes of a valid configuration, every virtio device has
@@ -180,6 +187,10 @@ func TestConfigRefusals(t *testing.T) {
 		{"secure guest without kvm", func(c *Config) { c.Accel = "tcg" }, "s390-pv-guest"},
 		{"CPU that adds an option", func(c *Config) { c.CPU = "host -device x" }, "CPU model"},
 		{"no kernel", func(c *Config) { c.Kernel = "" }, "kernel path"},
+		{"kernel and boot disk", func(c *Config) { c.BootDisk = true }, "boot from disk"},
+		{"no disk to boot from", func(c *Config) { c.Kernel, c.BootDisk, c.Disks = "", true, nil }, "0 disks"},
+		{"loadparm without boot disk", func(c *Config) { c.Loadparm = "1" }, "loadparm"},
+		{"loadparm that adds an option", func(c *Config) { c.Kernel, c.BootDisk, c.Loadparm = "", true, "1,x=y" }, "loadparm"},
 		{"relative kernel", func(c *Config) { c.Kernel = "boot.seimg" }, "kernel path"},
 		{"no monitor", func(c *Config) { c.QMPSocket = "" }, "QMP socket"},
 		{"long socket path", func(c *Config) { c.QMPSocket = "/" + strings.Repeat("a", 107) }, "room for 107"},

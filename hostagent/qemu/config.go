@@ -29,7 +29,10 @@ type Config struct {
 	MemoryMiB int // guest memory in MiB
 	CPUs      int // virtual CPUs
 
-	Kernel string // the SE boot image
+	Kernel string // the SE boot image, unless BootDisk
+
+	BootDisk bool   // no Kernel: firmware loads an image from the first disk
+	Loadparm string // entry of that disk's boot menu, "" for the default
 
 	Disks []Disk
 	Net   *Net // nil: no network
@@ -105,12 +108,13 @@ const (
 const maxSocketPath = 107
 
 var (
-	nameForm   = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
-	uuidForm   = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
-	serialForm = regexp.MustCompile(`^[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,19}$`)
-	macForm    = regexp.MustCompile(`^[0-9a-f]{2}(:[0-9a-f]{2}){5}$`)
-	tapForm    = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,14}$`) // IFNAMSIZ less NUL
-	cpuForm    = regexp.MustCompile(`^[a-z0-9][a-zA-Z0-9._-]{0,40}(,[a-z0-9-]+=(on|off))*$`)
+	nameForm     = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+	uuidForm     = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
+	serialForm   = regexp.MustCompile(`^[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,19}$`)
+	macForm      = regexp.MustCompile(`^[0-9a-f]{2}(:[0-9a-f]{2}){5}$`)
+	tapForm      = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,14}$`) // IFNAMSIZ less NUL
+	loadparmForm = regexp.MustCompile(`^[A-Z0-9.]{0,8}$`)
+	cpuForm      = regexp.MustCompile(`^[a-z0-9][a-zA-Z0-9._-]{0,40}(,[a-z0-9-]+=(on|off))*$`)
 )
 
 // Check reports the first value that QEMU could not run with or could
@@ -135,6 +139,12 @@ func (c *Config) Check() error {
 		return invalid("CPU model %q", c.CPU)
 	case c.QMPSocket == "":
 		return invalid("no QMP socket: nothing could start or stop the guest")
+	case c.BootDisk && (c.Kernel != "" || len(c.Disks) == 0):
+		return invalid("boot from disk with kernel %q and %d disks", c.Kernel, len(c.Disks))
+	case c.Loadparm != "" && !c.BootDisk:
+		return invalid("loadparm %q for a guest that does not boot from a disk", c.Loadparm)
+	case CheckLoadparm(c.Loadparm) != nil:
+		return CheckLoadparm(c.Loadparm)
 	case len(c.Disks) > maxDisks:
 		return invalid("%d disks, at most %d", len(c.Disks), maxDisks)
 	}
@@ -143,7 +153,7 @@ func (c *Config) Check() error {
 		"readiness socket": c.ReadinessSocket, "QMP socket": c.QMPSocket, "gdb socket": c.GDBSocket,
 	}
 	for what, p := range paths {
-		if p == "" && what != "kernel" {
+		if p == "" && (what != "kernel" || c.BootDisk) {
 			continue
 		}
 		if err := checkPath(what, p); err != nil {
@@ -165,6 +175,14 @@ func (c *Config) Check() error {
 	}
 	if c.Net != nil {
 		return c.Net.check()
+	}
+	return nil
+}
+
+// CheckLoadparm refuses what QEMU takes for no loadparm; "" is none.
+func CheckLoadparm(s string) error {
+	if !loadparmForm.MatchString(s) {
+		return invalid("loadparm %q is not at most 8 characters of A-Z, 0-9 and '.'", s)
 	}
 	return nil
 }

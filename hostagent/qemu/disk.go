@@ -24,17 +24,22 @@ func disks(c *Config) []string {
 			{"read-only", d.ReadOnly}, {"locking", "on"},
 			{"cache", object{{"direct", d.Cache == Direct}, {"no-flush", false}}},
 		}.String())
+		var boot object
+		if i == 0 && c.BootDisk {
+			boot = object{{"bootindex", 1}}
+		}
 		if d.Bus == VirtioSCSI {
 			// The controller is the virtio device; the disk on it has no
 			// iommu_platform of its own.
-			argv = append(argv, device(object{
+			argv = append(argv, device(append(object{
 				{"driver", "scsi-hd"}, {"id", id}, {"bus", "scsi0.0"}, {"channel", 0}, {"scsi-id", i}, {"lun", 0},
 				{"drive", node}, {"serial", d.Serial}, {"device_id", d.Serial}, {"write-cache", "on"},
-			})...)
+			}, boot...))...)
 			continue
 		}
-		argv = append(argv, virtio("virtio-blk-ccw", id, devnoDisks+i,
-			member{"drive", node}, member{"serial", d.Serial}, member{"write-cache", "on"})...)
+		argv = append(argv, virtio("virtio-blk-ccw", id, devnoDisks+i, append(object{
+			{"drive", node}, {"serial", d.Serial}, {"write-cache", "on"},
+		}, boot...)...)...)
 	}
 	return argv
 }

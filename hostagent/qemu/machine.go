@@ -26,6 +26,9 @@ func machine(c *Config) []string {
 	if c.Confidential {
 		m += ",confidential-guest-support=lsec0"
 	}
+	if c.Loadparm != "" {
+		m += ",loadparm=" + c.Loadparm
+	}
 	return []string{"-machine", m, "-accel", c.Accel, "-cpu", c.CPU}
 }
 
@@ -47,8 +50,14 @@ func memory(c *Config) []string {
 func processors(c *Config) []string { return []string{"-smp", strconv.Itoa(c.CPUs)} }
 
 // kernel loads the SE boot image at address 0. There is no -initrd and no
-// -append: both are inside the image.
-func kernel(c *Config) []string { return []string{"-kernel", c.Kernel} }
+// -append: both are inside the image. Without an image QEMU runs its firmware,
+// which boots the disk with a bootindex; see disks.
+func kernel(c *Config) []string {
+	if c.BootDisk {
+		return nil
+	}
+	return []string{"-kernel", c.Kernel}
+}
 
 // confidential is the object that makes the machine able to turn secure.
 func confidential(c *Config) []string {

@@ -51,7 +51,9 @@ type Guest struct {
 	State     string           `json:"state"`
 	ImageID   string           `json:"image_id"`
 	Identity  string           `json:"identity"`
-	Image     string           `json:"image"` // file in the guest's folder
+	Image     string           `json:"image"`              // file in the guest's folder
+	Boot      string           `json:"boot,omitempty"`     // as in the bundle's manifest
+	Loadparm  string           `json:"loadparm,omitempty"` // entry of the disk's boot menu
 	Disks     []Disk           `json:"disks"`
 	MemoryMiB int              `json:"memory_mib"`
 	CPUs      int              `json:"cpus"`

@@ -32,7 +32,10 @@ type CreateRequest struct {
 	// Chosen by the caller, at most 64 characters of a-z, A-Z, 0-9 and '-'. A
 	// repeated call with the same id and name returns the guest that the first
 	// one made. Empty: never repeated.
-	RequestId     string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	RequestId string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Entry of the boot menu of a bundle that boots from its disk, such as "2".
+	// Empty: the default one.
+	Loadparm      string `protobuf:"bytes,6,opt,name=loadparm,proto3" json:"loadparm,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -98,6 +101,13 @@ func (x *CreateRequest) GetCpus() uint32 {
 func (x *CreateRequest) GetRequestId() string {
 	if x != nil {
 		return x.RequestId
+	}
+	return ""
+}
+
+func (x *CreateRequest) GetLoadparm() string {
+	if x != nil {
+		return x.Loadparm
 	}
 	return ""
 }
@@ -1070,7 +1080,7 @@ var File_proto_hostagent_v1_hostagent_proto protoreflect.FileDescriptor
 
 const file_proto_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\n" +
-	"\"proto/hostagent/v1/hostagent.proto\x12\x14secexec.hostagent.v1\"\x8d\x01\n" +
+	"\"proto/hostagent/v1/hostagent.proto\x12\x14secexec.hostagent.v1\"\xa9\x01\n" +
 	"\rCreateRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06bundle\x18\x02 \x01(\tR\x06bundle\x12\x1d\n" +
@@ -1078,7 +1088,8 @@ const file_proto_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"memory_mib\x18\x03 \x01(\rR\tmemoryMib\x12\x12\n" +
 	"\x04cpus\x18\x04 \x01(\rR\x04cpus\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x05 \x01(\tR\trequestId\"!\n" +
+	"request_id\x18\x05 \x01(\tR\trequestId\x12\x1a\n" +
+	"\bloadparm\x18\x06 \x01(\tR\bloadparm\"!\n" +
 	"\vNameRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"@\n" +
 	"\vStopRequest\x12\x12\n" +
