@@ -24,6 +24,13 @@ const (
 	failHandover failure = "G111"
 	failInternal failure = "G112"
 	failTooSlow  failure = "G113"
+
+	failNoData    failure = "G114"
+	failTwoData   failure = "G115"
+	failDataSize  failure = "G116"
+	failDataCrypt failure = "G117"
+	failData      failure = "G118"
+	failDataMount failure = "G119"
 )
 
 // Error returns code and sentence: all that leaves the guest.

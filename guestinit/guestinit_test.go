@@ -43,7 +43,7 @@ func TestFailuresAreDocumented(t *testing.T) {
 	if len(documented) > 0 {
 		t.Errorf("docs/errors.md explains codes that no guest gives: %v", documented)
 	}
-	for f := failMounts; f <= failTooSlow; {
+	for f := failMounts; f <= failDataMount; {
 		if readiness.Failures[string(f)] == "" {
 			t.Errorf("%s has no sentence", f)
 		}

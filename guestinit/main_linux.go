@@ -40,14 +40,8 @@ const (
 // Bounds of waiting.
 const (
 	bootDeadline = 120 * time.Second // for all of guestinit
-	diskDeadline = 20 * time.Second  // for the root disk to appear
+	diskDeadline = 20 * time.Second  // for a volume's disk to appear
 	pollEvery    = 2 * time.Millisecond
-)
-
-// Names of the dm-crypt mapping and of its key in the keyring.
-const (
-	mappingName = "secexec-root"
-	keyName     = "secexec:root"
 )
 
 func main() {
@@ -96,13 +90,18 @@ func (b *boot) run() error {
 			return failModule.because(err)
 		}
 	}
-	device, err := unlock(&record.Root)
+	device, err := unlock(&record.Root, "root", rootFailures)
 	if err != nil {
 		return err
 	}
 	b.pass(readiness.StageUnlocked)
 	if err := mounts.Root(device, newRoot, record.Root.FSType, record.Root.ReadOnly); err != nil {
 		return failRoot.because(err)
+	}
+	for i := range record.Data {
+		if err := mountData(&record.Data[i], i); err != nil {
+			return err
+		}
 	}
 	if err := handover.CheckInit(newRoot, record.Init); err != nil {
 		return failInit.because(err)
@@ -147,40 +146,69 @@ func readRecord() (*sealed.Record, error) {
 	return record, os.Remove(recordPath)
 }
 
-// unlock maps the root disk as sealed and returns the mapping's node. It reads
-// no byte of the disk.
-func unlock(v *sealed.Volume) (string, error) {
-	disk, err := waitDisk(v.Serial)
+// volumeFailures are what can go wrong with a volume.
+type volumeFailures struct{ none, several, size, crypt failure }
+
+var (
+	rootFailures = volumeFailures{failNoDisk, failTwoDisks, failDiskSize, failCrypt}
+	dataFailures = volumeFailures{failNoData, failTwoData, failDataSize, failDataCrypt}
+)
+
+// mountData maps a data volume and mounts it in the root, which no init of the
+// root's runs in yet.
+func mountData(d *sealed.DataVolume, number int) error {
+	device, err := unlock(&d.Volume, fmt.Sprintf("data%d", number), dataFailures)
+	if err != nil {
+		return err
+	}
+	err = mounts.Data(device, newRoot, d.Mount, d.FSType, d.ReadOnly)
+	if errors.Is(err, mounts.ErrMountPoint) {
+		return failDataMount.because(err)
+	} else if err != nil {
+		return failData.because(err)
+	}
+	return nil
+}
+
+// unlock maps a volume as sealed and returns the mapping's node. name ends the
+// names of the mapping and of its key in the keyring. It reads no byte of the
+// disk.
+func unlock(v *sealed.Volume, name string, fail volumeFailures) (string, error) {
+	disk, err := waitDisk(v, fail)
 	if err != nil {
 		return "", err
 	}
 	if disk.Size < v.Offset+v.Size {
-		return "", failDiskSize
+		return "", fail.size
 	}
 	_, minor, err := devmapper.Create(devmapper.Crypt{
-		Name: mappingName, Cipher: v.Cipher, KeySize: len(v.Key), KeyDescription: keyName,
+		Name: "secexec-" + name, Cipher: v.Cipher, KeySize: len(v.Key), KeyDescription: "secexec:" + name,
 		Major: disk.Major, Minor: disk.Minor, Offset: v.Offset, Size: v.Size,
 		SectorSize: sealed.SectorSize, ReadOnly: v.ReadOnly,
 	}, v.Key)
 	if err != nil {
-		return "", failCrypt.because(err)
+		return "", fail.crypt.because(err)
 	}
 	v.Key.Wipe()
 	return fmt.Sprintf("/dev/dm-%d", minor), nil
 }
 
-// waitDisk waits for the disk, at most diskDeadline.
-func waitDisk(serial string) (*blockdev.Disk, error) {
+// waitDisk waits for a volume's disk or partition, at most diskDeadline.
+func waitDisk(v *sealed.Volume, fail volumeFailures) (disk *blockdev.Disk, err error) {
 	deadline := time.Now().Add(diskDeadline)
 	for {
-		disk, err := blockdev.Find(os.DirFS("/sys/block"), serial)
+		if v.Serial != "" {
+			disk, err = blockdev.FindSerial(os.DirFS("/sys/block"), v.Serial)
+		} else {
+			disk, err = blockdev.FindPartition(os.DirFS("/sys/class/block"), v.PartUUID)
+		}
 		switch {
 		case err == nil:
 			return disk, nil
 		case errors.Is(err, blockdev.ErrAmbiguous):
-			return nil, failTwoDisks.because(err)
+			return nil, fail.several.because(err)
 		case time.Now().After(deadline):
-			return nil, failNoDisk.because(err)
+			return nil, fail.none.because(err)
 		}
 		time.Sleep(pollEvery)
 	}

@@ -10,18 +10,24 @@ import (
 // Encoding, big-endian throughout:
 //
 //	magic    8   "SxSealed"
-//	version  u16 1
+//	version  u16 2
 //	length   u32 bytes of the whole record
 //	fields   in the order below, each present exactly once
 //
 //	image id 16 | identity seed 32 | init str | stop signal u8 |
-//	volume id 16 | serial str | key 64 | cipher str | offset u64 | size u64 | fs type str | read-only u8 |
+//	root volume |
+//	data u16 count, each: volume | mount point str |
 //	modules u16 count, each: file str | optional u8
+//
+// where a volume is
+//
+//	id 16 | found by u8: 0 serial str, 1 partition GUID 16 | key 64 | cipher str |
+//	offset u64 | size u64 | fs type str | read-only u8
 //
 // str is u16 length and that many bytes; a flag is 0 or 1.
 const (
 	magic   = "SxSealed"
-	version = 1
+	version = 2
 	header  = len(magic) + 2 + 4
 )
 
@@ -36,19 +42,16 @@ func (r *Record) Marshal() (secret.Bytes, error) {
 	b = append(b, magic...)
 	b = be.AppendUint16(b, version)
 	b = be.AppendUint32(b, 0)
-	v := &r.Root
 	b = append(b, r.ImageID[:]...)
 	b = append(b, r.IdentitySeed...)
 	b = appendString(b, r.Init)
 	b = append(b, r.StopSignal)
-	b = append(b, v.ID[:]...)
-	b = appendString(b, v.Serial)
-	b = append(b, v.Key...)
-	b = appendString(b, v.Cipher)
-	b = be.AppendUint64(b, v.Offset)
-	b = be.AppendUint64(b, v.Size)
-	b = appendString(b, v.FSType)
-	b = appendFlag(b, v.ReadOnly)
+	b = appendVolume(b, &r.Root)
+	b = be.AppendUint16(b, uint16(len(r.Data)))
+	for i := range r.Data {
+		b = appendVolume(b, &r.Data[i].Volume)
+		b = appendString(b, r.Data[i].Mount)
+	}
 	b = be.AppendUint16(b, uint16(len(r.Modules)))
 	for _, m := range r.Modules {
 		b = appendString(b, m.File)
@@ -77,20 +80,18 @@ func Unmarshal(b []byte) (*Record, error) {
 	}
 	d := decoder{b: b[header:]}
 	r := &Record{}
-	v := &r.Root
 	copy(r.ImageID[:], d.take(IDSize))
 	r.IdentitySeed = bytes.Clone(d.take(32))
 	r.Init = d.string()
 	r.StopSignal = d.byte()
-	copy(v.ID[:], d.take(IDSize))
-	v.Serial = d.string()
-	v.Key = bytes.Clone(d.take(KeySize))
-	v.Cipher = d.string()
-	v.Offset = be.Uint64(d.take(8))
-	v.Size = be.Uint64(d.take(8))
-	v.FSType = d.string()
-	v.ReadOnly = d.flag()
+	d.volume(&r.Root)
 	n := int(be.Uint16(d.take(2)))
+	for i := 0; i < n && i <= MaxData && d.err == nil; i++ {
+		r.Data = append(r.Data, DataVolume{})
+		d.volume(&r.Data[i].Volume)
+		r.Data[i].Mount = d.string()
+	}
+	n = int(be.Uint16(d.take(2)))
 	for i := 0; i < n && i <= MaxModules && d.err == nil; i++ {
 		r.Modules = append(r.Modules, Module{File: d.string(), Optional: d.flag()})
 	}

@@ -2,7 +2,7 @@
 // initrd that tells guestinit everything it may believe.
 //
 // guestinit reads no parameter from a device that it has not authenticated.
-// The dm-crypt table, the root's serial number, the modules and the program to
+// The dm-crypt tables, where volumes are found, the modules and the program to
 // hand over to all come from here; the LUKS2 header on the disk is for the
 // owner's cryptsetup and is never read in the guest.
 //
@@ -25,6 +25,7 @@ import (
 const (
 	MaxSize    = 64 << 10 // bytes of an encoded record
 	MaxModules = 128
+	MaxData    = 16  // data volumes
 	MaxPath    = 255 // bytes of a path or a module's file name
 	KeySize    = 64  // AES-256-XTS: two 256-bit keys
 	IDSize     = 16  // image and volume identities
@@ -45,8 +46,9 @@ type Record struct {
 	IdentitySeed secret.Bytes // Ed25519 seed (RFC 8032), 32 bytes: signs readiness reports
 	Modules      []Module     // in load order
 	Root         Volume
-	Init         string // absolute path in the root of the program to hand over to
-	StopSignal   uint8  // sent to that program on a power-down request; systemd: SIGRTMIN+4 = 38
+	Data         []DataVolume // in mount order: what is mounted in another comes after it
+	Init         string       // absolute path in the root of the program to hand over to
+	StopSignal   uint8        // sent to that program on a power-down request; systemd: SIGRTMIN+4 = 38
 }
 
 // Module is a kernel module in the initrd.
@@ -54,21 +56,6 @@ type Module struct {
 	File     string // base name under /modules, such as "03-dm-crypt.ko"
 	Optional bool   // a CPU-specific module, which the kernel may refuse with ENODEV
 }
-
-// Volume is the encrypted root disk as dm-crypt gets to see it.
-type Volume struct {
-	ID       [IDSize]byte // LUKS2 UUID, as bytes; the root's identity in readiness reports
-	Serial   string       // virtio-blk serial: a hint to find the disk, never a reason to trust it
-	Key      secret.Bytes // KeySize bytes
-	Cipher   string       // dm-crypt's name; only "aes-xts-plain64"
-	Offset   uint64       // bytes from the disk's start to the payload, multiple of SectorSize
-	Size     uint64       // bytes of payload, multiple of SectorSize
-	FSType   string       // "ext4"
-	ReadOnly bool         // mounted, and mapped, read-only
-}
-
-// Cipher is the one cipher in use.
-const Cipher = "aes-xts-plain64"
 
 // PublicKey returns the key that checks this image's readiness reports.
 func (r *Record) PublicKey() ed25519.PublicKey {
@@ -79,11 +66,13 @@ func (r *Record) PublicKey() ed25519.PublicKey {
 func (r *Record) Wipe() {
 	r.IdentitySeed.Wipe()
 	r.Root.Key.Wipe()
+	for i := range r.Data {
+		r.Data[i].Key.Wipe()
+	}
 }
 
 // Check reports the first value that no guest could use, wrapped in ErrInvalid.
 func (r *Record) Check() error {
-	v := &r.Root
 	switch {
 	case r.ImageID == [IDSize]byte{}:
 		return invalid("image id is zero")
@@ -95,18 +84,12 @@ func (r *Record) Check() error {
 		return CheckInit(r.Init)
 	case r.StopSignal == 0 || r.StopSignal > 64:
 		return invalid("stop signal %d is not in 1..64", r.StopSignal)
-	case v.ID == [IDSize]byte{}:
-		return invalid("root volume id is zero")
-	case !plainName(v.Serial) || len(v.Serial) > MaxSerial:
-		return invalid("root serial %q is not 1 to %d characters of a-z, A-Z, 0-9, '-', '_', '.'", v.Serial, MaxSerial)
-	case len(v.Key) != KeySize:
-		return invalid("root key has %d bytes, wants %d", len(v.Key), KeySize)
-	case v.Cipher != Cipher:
-		return invalid("cipher %q is not %s", v.Cipher, Cipher)
-	case v.Offset%SectorSize != 0 || v.Size%SectorSize != 0 || v.Size == 0 || v.Offset+v.Size < v.Offset || v.Offset+v.Size > 1<<62:
-		return invalid("payload at %d of %d bytes is not a range of %d-byte sectors", v.Offset, v.Size, SectorSize)
-	case v.FSType != "ext4":
-		return invalid("root file system %q is not ext4", v.FSType)
+	}
+	if err := r.Root.check("root"); err != nil {
+		return err
+	}
+	if err := r.checkData(); err != nil {
+		return err
 	}
 	seen := make(map[string]bool, len(r.Modules))
 	for _, m := range r.Modules {

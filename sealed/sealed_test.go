@@ -29,48 +29,69 @@ func sample() *Record {
 	return r
 }
 
+// full is a record with all there can be: root and data in partitions.
+func full() *Record {
+	r := sample()
+	r.Root.Serial, r.Root.PartUUID, r.Root.FSType = "", [16]byte{0xaa, 0xbb}, "xfs"
+	volume := func(n byte, kind string) Volume {
+		return Volume{ID: [16]byte{n}, PartUUID: [16]byte{n, 1}, Key: bytes.Repeat([]byte{n}, KeySize), Cipher: Cipher, Offset: 16 << 20, Size: 1 << 20, FSType: kind, ReadOnly: kind == "erofs"}
+	}
+	r.Data = []DataVolume{{volume(3, "ext4"), "/srv"}, {volume(4, "erofs"), "/srv/models"}, {volume(5, "xfs"), "/var/lib/db"}}
+	r.Data[2].Serial, r.Data[2].PartUUID = "db", [16]byte{}
+	return r
+}
+
 func TestGoldenBytes(t *testing.T) {
 	t.Parallel()
-	b, err := sample().Marshal()
-	if err != nil {
-		t.Fatal(err)
-	}
-	const golden = "testdata/record-v1.hex"
-	got := hex.Dump(b)
-	if *update {
-		if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+	for name, r := range map[string]*Record{"record-v2": sample(), "record-v2-data": full()} {
+		b, err := r.Marshal()
+		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	want, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("encoding differs from %s (run with -update if the format changed on purpose):\n%s", golden, got)
+		golden := "testdata/" + name + ".hex"
+		got := hex.Dump(b)
+		if *update {
+			if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(golden)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got != string(want) {
+			t.Errorf("encoding differs from %s (run with -update if the format changed on purpose):\n%s", golden, got)
+		}
 	}
 }
 
 func TestRoundTrip(t *testing.T) {
 	t.Parallel()
-	r := sample()
-	b, err := r.Marshal()
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := Unmarshal(b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !reflect.DeepEqual(got, r) {
-		t.Errorf("got %v\nwants %v", got, r)
-	}
-	b.Wipe()
-	if !bytes.Equal(got.Root.Key, r.Root.Key) {
-		t.Error("parsed record shares memory with its encoding")
-	}
-	if s := fmt.Sprintf("%+v", got); strings.Contains(s, "34 34") || !strings.Contains(s, "[redacted]") {
-		t.Errorf("record prints its key: %s", s)
+	for _, r := range []*Record{sample(), full()} {
+		b, err := r.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := Unmarshal(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(got, r) {
+			t.Errorf("got %v\nwants %v", got, r)
+		}
+		b.Wipe()
+		if !bytes.Equal(got.Root.Key, r.Root.Key) {
+			t.Error("parsed record shares memory with its encoding")
+		}
+		if s := fmt.Sprintf("%+v", got); strings.Contains(s, "34 34") || strings.Contains(s, "3 3 3") || !strings.Contains(s, "[redacted]") {
+			t.Errorf("record prints its key: %s", s)
+		}
+		got.Wipe()
+		for _, d := range append(got.Data, DataVolume{Volume: got.Root}) {
+			if bytes.ContainsFunc(d.Key, func(c rune) bool { return c != 0 }) {
+				t.Errorf("the key of %s is not wiped", d.Mount)
+			}
+		}
 	}
 }
 
@@ -90,6 +111,20 @@ func TestCheckRefusals(t *testing.T) {
 		"signal 0":         func(r *Record) { r.StopSignal = 0 },
 		"signal 65":        func(r *Record) { r.StopSignal = 65 },
 		"volume id":        func(r *Record) { r.Root.ID = [IDSize]byte{} },
+		"no place":         func(r *Record) { r.Root.PartUUID = [16]byte{} },
+		"two places":       func(r *Record) { r.Root.Serial = "root" },
+		"erofs to write":   func(r *Record) { r.Data[1].ReadOnly = false },
+		"too much data":    func(r *Record) { r.Data = make([]DataVolume, MaxData+1) },
+		"data key":         func(r *Record) { r.Data[0].Key = nil },
+		"id twice":         func(r *Record) { r.Data[0].ID = r.Root.ID },
+		"partition twice":  func(r *Record) { r.Data[1].PartUUID = r.Data[0].PartUUID },
+		"key twice":        func(r *Record) { r.Data[2].Key = r.Data[0].Key },
+		"mount relative":   func(r *Record) { r.Data[0].Mount = "srv" },
+		"mount root":       func(r *Record) { r.Data[0].Mount = "/" },
+		"mount twice":      func(r *Record) { r.Data[2].Mount = "/srv" },
+		"mount hides one":  func(r *Record) { r.Data[2].Mount = "/var"; r.Data[0].Mount = "/var/x" },
+		"mount at /proc":   func(r *Record) { r.Data[0].Mount = "/proc" },
+		"mount in /run":    func(r *Record) { r.Data[0].Mount = "/run/x" },
 		"serial long":      func(r *Record) { r.Root.Serial = strings.Repeat("a", 21) },
 		"serial slash":     func(r *Record) { r.Root.Serial = "a/b" },
 		"key short":        func(r *Record) { r.Root.Key = r.Root.Key[:32] },
@@ -102,7 +137,7 @@ func TestCheckRefusals(t *testing.T) {
 	for name, spoil := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := sample()
+			r := full()
 			spoil(r)
 			if _, err := r.Marshal(); !errors.Is(err, ErrInvalid) {
 				t.Errorf("Marshal: %v", err)
@@ -113,7 +148,7 @@ func TestCheckRefusals(t *testing.T) {
 
 func TestUnmarshalRefusals(t *testing.T) {
 	t.Parallel()
-	whole, err := sample().Marshal()
+	whole, err := full().Marshal()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +160,7 @@ func TestUnmarshalRefusals(t *testing.T) {
 	cases := map[string][]byte{
 		"trailing byte": append(bytes.Clone(whole), 0),
 		"too large":     make([]byte, MaxSize+1),
-		"version":       edit(whole, 9, 2),
+		"version":       edit(whole, 9, 1),
 		"magic":         edit(whole, 0, 's'),
 		"flag":          edit(whole, len(whole)-1, 2),
 	}
@@ -143,8 +178,12 @@ func edit(b []byte, at int, v byte) []byte {
 }
 
 func FuzzUnmarshal(f *testing.F) {
-	whole, err := sample().Marshal()
+	whole, err := full().Marshal()
 	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add([]byte(whole))
+	if whole, err = sample().Marshal(); err != nil {
 		f.Fatal(err)
 	}
 	f.Add([]byte(whole))

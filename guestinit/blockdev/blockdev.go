@@ -1,6 +1,7 @@
-// Package blockdev finds a disk by its virtio serial number in sysfs.
+// Package blockdev finds in sysfs a disk by its virtio serial number, or a
+// partition by its GUID.
 //
-// The serial number comes from the host: it says where to look, never what to
+// Both come from the host: they say where to look, never what to
 // believe.
 package blockdev
 
@@ -9,32 +10,51 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 )
 
-// Errors of Find.
+// Errors of finding.
 var (
-	ErrNotFound  = errors.New("no disk with this serial number")
-	ErrAmbiguous = errors.New("several disks with this serial number")
+	ErrNotFound  = errors.New("no such disk or partition")
+	ErrAmbiguous = errors.New("several disks or partitions of this number")
 )
 
-// Disk is a block device.
+// Disk is a block device: a disk or a partition.
 type Disk struct {
-	Name         string // as in /sys/block
+	Name         string // as in sysfs
 	Major, Minor uint32
 	Size         uint64 // bytes
 }
 
-// Find looks for the one disk with a serial number in /sys/block.
-func Find(block fs.FS, serial string) (*Disk, error) {
+// FindSerial looks in /sys/block for the one disk with a serial number.
+func FindSerial(block fs.FS, serial string) (*Disk, error) {
+	return find(block, func(name string) bool {
+		text, err := fs.ReadFile(block, name+"/serial")
+		return err == nil && strings.TrimRight(string(text), "\n\x00 ") == serial
+	})
+}
+
+// FindPartition looks in /sys/class/block for the one partition with a GUID. The
+// kernel tells it in the uevent (Linux 6.0 and later), in lower case.
+func FindPartition(block fs.FS, id [16]byte) (*Disk, error) {
+	want := fmt.Sprintf("PARTUUID=%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:])
+	return find(block, func(name string) bool {
+		text, err := fs.ReadFile(block, name+"/uevent")
+		return err == nil && slices.Contains(strings.Split(string(text), "\n"), want)
+	})
+}
+
+// find looks for the one block device that is meant.
+func find(block fs.FS, meant func(name string) bool) (*Disk, error) {
 	entries, err := fs.ReadDir(block, ".")
 	if err != nil {
 		return nil, fmt.Errorf("list disks: %w", err)
 	}
 	var found *Disk
 	for _, e := range entries {
-		if text, err := fs.ReadFile(block, e.Name()+"/serial"); err != nil || strings.TrimRight(string(text), "\n\x00 ") != serial {
+		if !meant(e.Name()) {
 			continue
 		}
 		if found != nil {

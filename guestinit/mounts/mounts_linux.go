@@ -2,8 +2,10 @@
 package mounts
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -36,6 +38,51 @@ func Kernel() error {
 		}
 	}
 	return nil
+}
+
+// ErrMountPoint says that a data volume can't be mounted where it should.
+var ErrMountPoint = errors.New("no folder to mount on")
+
+// Data mounts a data volume in the root at a clean absolute path. A folder that
+// is missing is made, if the file system there can be written; no symbolic link
+// is followed. Device nodes on it mean nothing.
+func Data(device, root, path, kind string, readOnly bool) error {
+	dir, err := folder(root, path)
+	if err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrMountPoint, path, err)
+	}
+	defer unix.Close(dir)
+	flags := uintptr(unix.MS_NODEV)
+	if readOnly {
+		flags |= unix.MS_RDONLY
+	}
+	if err := unix.Mount(device, fmt.Sprintf("/proc/self/fd/%d", dir), kind, flags, ""); err != nil {
+		return fmt.Errorf("mount %s on %s: %w", device, path, err)
+	}
+	return nil
+}
+
+// folder opens a folder in the root step by step, and makes what is missing.
+func folder(root, path string) (int, error) {
+	const flags = unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	dir, err := unix.Open(root, flags, 0)
+	if err != nil {
+		return -1, err
+	}
+	for _, name := range strings.Split(path[1:], "/") {
+		next, err := unix.Openat(dir, name, flags, 0)
+		if errors.Is(err, unix.ENOENT) {
+			if err = unix.Mkdirat(dir, name, 0o755); err == nil {
+				next, err = unix.Openat(dir, name, flags, 0)
+			}
+		}
+		unix.Close(dir)
+		if err != nil {
+			return -1, fmt.Errorf("%s: %w", name, err)
+		}
+		dir = next
+	}
+	return dir, nil
 }
 
 // Root mounts the root's file system.
