@@ -112,7 +112,7 @@ func Create(ctx context.Context, path string, o Options) (*Table, error) {
 			return nil, err
 		}
 	}
-	if err := writeTables(out.File, table); err != nil {
+	if err := table.Write(out); err != nil {
 		return nil, err
 	}
 	if err := writeRecord(ctx, out.File, fs, o.Images, images); err != nil {
@@ -182,19 +182,6 @@ func (o *Options) layout(images []int64, largest int64) (*Table, error) {
 	}
 	t.Size = at + mebi // the table's second copy
 	return t, nil
-}
-
-// writeTables writes protective MBR and partition table.
-func writeTables(disk *os.File, t *Table) error {
-	front, back := t.marshal()
-	block := make([]byte, BlockSize)
-	protect(block, t.Size)
-	for at, data := range map[int64][]byte{0: block, gptHeaderBlock * BlockSize: front, t.Size - int64(len(back)): back} {
-		if _, err := disk.WriteAt(data, at); err != nil {
-			return fmt.Errorf("write partition table: %w", err)
-		}
-	}
-	return nil
 }
 
 // writeRecord writes the boot record for images in the boot partition: slot 0,

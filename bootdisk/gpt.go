@@ -93,14 +93,30 @@ func (t *Table) marshal() (front, back []byte) {
 	return front, back
 }
 
-// protect writes the MBR's partition table into a boot block: one entry over the
-// whole disk, so that old tools see no free space.
-func protect(block []byte, size int64) {
-	e := block[mbrTable:]
+// protective returns the end of block 0, from mbrTable on: the MBR's partition
+// table with one entry over the whole disk, so that old tools see no free space.
+func protective(size int64) []byte {
+	e := make([]byte, BlockSize-mbrTable)
 	copy(e, []byte{0, 0, 2, 0, mbrProtective, 0xff, 0xff, 0xff})
 	binary.LittleEndian.PutUint32(e[8:], gptHeaderBlock)
 	binary.LittleEndian.PutUint32(e[12:], uint32(min(size/BlockSize-1, 0xffffffff)))
-	block[510], block[511] = 0x55, 0xaa
+	e[len(e)-2], e[len(e)-1] = 0x55, 0xaa
+	return e
+}
+
+// Write writes both copies of the table to a disk, and the MBR that protects
+// it. It leaves a boot record as it is, and checks nothing.
+func (t *Table) Write(disk io.WriterAt) error {
+	front, back := t.marshal()
+	for _, part := range []struct {
+		at   int64
+		data []byte
+	}{{mbrTable, protective(t.Size)}, {gptHeaderBlock * BlockSize, front}, {t.Size - int64(len(back)), back}} {
+		if _, err := disk.WriteAt(part.data, part.at); err != nil {
+			return fmt.Errorf("write partition table: %w", err)
+		}
+	}
+	return nil
 }
 
 // ReadTable reads the first copy of a disk's partition table, strictly: checksums

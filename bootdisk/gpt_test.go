@@ -26,12 +26,16 @@ func sampleTable() *Table {
 // tableDisk lays a table out on a disk in memory.
 func tableDisk(table *Table) []byte {
 	disk := make([]byte, table.Size)
-	protect(disk, table.Size)
-	front, back := table.marshal()
-	copy(disk[BlockSize:], front)
-	copy(disk[len(disk)-len(back):], back)
+	if err := table.Write(writer(disk)); err != nil {
+		panic(err)
+	}
 	return disk
 }
+
+// writer writes to memory.
+type writer []byte
+
+func (w writer) WriteAt(b []byte, at int64) (int, error) { return copy(w[at:], b), nil }
 
 func TestTableRoundTrip(t *testing.T) {
 	t.Parallel()

@@ -171,8 +171,8 @@ func mountData(d *sealed.DataVolume, number int) error {
 }
 
 // unlock maps a volume as sealed and returns the mapping's node. name ends the
-// names of the mapping and of its key in the keyring. It reads no byte of the
-// disk.
+// names of the mapping and of its key in the keyring. Of the disk it reads no
+// byte but, to find a partition, the table.
 func unlock(v *sealed.Volume, name string, fail volumeFailures) (string, error) {
 	disk, err := waitDisk(v, fail)
 	if err != nil {
@@ -200,7 +200,7 @@ func waitDisk(v *sealed.Volume, fail volumeFailures) (disk *blockdev.Disk, err e
 		if v.Serial != "" {
 			disk, err = blockdev.FindSerial(os.DirFS("/sys/block"), v.Serial)
 		} else {
-			disk, err = blockdev.FindPartition(os.DirFS("/sys/class/block"), v.PartUUID)
+			disk, err = blockdev.FindPartition(os.DirFS("/sys/block"), os.DirFS("/dev"), v.PartUUID)
 		}
 		switch {
 		case err == nil:

@@ -8,9 +8,9 @@ package blockdev
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -23,51 +23,90 @@ var (
 
 // Disk is a block device: a disk or a partition.
 type Disk struct {
-	Name         string // as in sysfs
+	Name         string // path below /sys/block
 	Major, Minor uint32
 	Size         uint64 // bytes
 }
 
 // FindSerial looks in /sys/block for the one disk with a serial number.
 func FindSerial(block fs.FS, serial string) (*Disk, error) {
-	return find(block, func(name string) bool {
+	return find(block, func(name string) (found []string) {
 		text, err := fs.ReadFile(block, name+"/serial")
-		return err == nil && strings.TrimRight(string(text), "\n\x00 ") == serial
+		if err == nil && strings.TrimRight(string(text), "\n\x00 ") == serial {
+			found = append(found, name)
+		}
+		return found
 	})
 }
 
-// FindPartition looks in /sys/class/block for the one partition with a GUID. The
-// kernel tells it in the uevent (Linux 6.0 and later), in lower case.
-func FindPartition(block fs.FS, id [16]byte) (*Disk, error) {
-	want := fmt.Sprintf("PARTUUID=%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:])
-	return find(block, func(name string) bool {
-		text, err := fs.ReadFile(block, name+"/uevent")
-		return err == nil && slices.Contains(strings.Split(string(text), "\n"), want)
+// FindPartition looks in /sys/block and, for partition tables, in /dev for the
+// one partition with a GUID, whose bytes are in the order of its text.
+//
+// Kernels before 6.13 don't tell GUIDs in sysfs. So the table is read here, too;
+// the partition itself is the kernel's.
+func FindPartition(block, dev fs.FS, id [16]byte) (*Disk, error) {
+	return find(block, func(disk string) (found []string) {
+		for _, number := range partitions(block, dev, disk, id) {
+			if name := partition(block, disk, number); name != "" {
+				found = append(found, disk+"/"+name)
+			}
+		}
+		return found
 	})
 }
 
-// find looks for the one block device that is meant.
-func find(block fs.FS, meant func(name string) bool) (*Disk, error) {
+// partitions returns the numbers of a disk's partitions that have a GUID.
+func partitions(block, dev fs.FS, disk string, id [16]byte) []int {
+	size := 512
+	if text, err := fs.ReadFile(block, disk+"/queue/logical_block_size"); err == nil {
+		size, _ = strconv.Atoi(strings.TrimSpace(string(text)))
+	}
+	f, err := dev.Open(disk)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	r, ok := f.(io.ReaderAt)
+	if !ok {
+		return nil
+	}
+	return findGUID(r, size, id)
+}
+
+// partition returns the name of a disk's partition by its number, "" if the
+// kernel has none, or not yet.
+func partition(block fs.FS, disk string, number int) string {
+	entries, err := fs.ReadDir(block, disk)
+	if err != nil {
+		return ""
+	}
+	for _, e := range entries {
+		text, err := fs.ReadFile(block, disk+"/"+e.Name()+"/partition")
+		if err == nil && strings.TrimSpace(string(text)) == strconv.Itoa(number) {
+			return e.Name()
+		}
+	}
+	return ""
+}
+
+// find looks for the one block device that is meant; meant returns the paths
+// below /sys/block of those that a disk has.
+func find(block fs.FS, meant func(disk string) []string) (*Disk, error) {
 	entries, err := fs.ReadDir(block, ".")
 	if err != nil {
 		return nil, fmt.Errorf("list disks: %w", err)
 	}
-	var found *Disk
+	var found []string
 	for _, e := range entries {
-		if !meant(e.Name()) {
-			continue
-		}
-		if found != nil {
-			return nil, fmt.Errorf("%w: %s and %s", ErrAmbiguous, found.Name, e.Name())
-		}
-		if found, err = read(block, e.Name()); err != nil {
-			return nil, err
-		}
+		found = append(found, meant(e.Name())...)
 	}
-	if found == nil {
+	switch len(found) {
+	case 0:
 		return nil, ErrNotFound
+	case 1:
+		return read(block, found[0])
 	}
-	return found, nil
+	return nil, fmt.Errorf("%w: %v", ErrAmbiguous, found)
 }
 
 func read(block fs.FS, name string) (*Disk, error) {

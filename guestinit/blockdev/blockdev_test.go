@@ -1,7 +1,11 @@
 package blockdev
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
+	"fmt"
+	"slices"
 	"testing"
 	"testing/fstest"
 )
@@ -31,28 +35,105 @@ func TestFind(t *testing.T) {
 	}
 }
 
+// table returns a disk with a partition table of these GUIDs, zero for unused.
+func table(blockSize int, ids ...[16]byte) []byte {
+	le := binary.LittleEndian
+	disk := make([]byte, 40*blockSize)
+	h := disk[blockSize:]
+	copy(h, gptSignature)
+	le.PutUint64(h[gptEntriesAt:], 2)
+	le.PutUint32(h[gptCountAt:], 128)
+	le.PutUint32(h[gptSizeAt:], 128)
+	for i, id := range ids {
+		if id == [16]byte{} {
+			continue
+		}
+		e := disk[2*blockSize+128*i:]
+		e[0] = 1 // some type
+		copy(e[16:], []byte{id[3], id[2], id[1], id[0], id[5], id[4], id[7], id[6]})
+		copy(e[24:], id[8:])
+	}
+	return disk
+}
+
 func TestFindPartition(t *testing.T) {
 	t.Parallel()
-	fsys := fstest.MapFS{}
-	partition := func(name, uevent, dev string) {
-		disk(fsys, name, "boot", dev, "8\n")
-		fsys[name+"/uevent"] = &fstest.MapFile{Data: []byte(uevent)}
+	one, two := [16]byte{1, 2, 3, 4, 5, 6, 7, 8, 9}, [16]byte{2, 2, 3, 4, 5, 6, 7, 8, 9}
+	sys, dev := fstest.MapFS{}, fstest.MapFS{}
+	add := func(name string, blockSize int, data []byte) {
+		disk(sys, name, "boot", "254:0\n", "8\n")
+		sys[name+"/queue/logical_block_size"] = &fstest.MapFile{Data: fmt.Appendln(nil, blockSize)}
+		dev[name] = &fstest.MapFile{Data: data}
 	}
-	id := [16]byte{0xca, 0x7d, 0x7c, 0xcb, 0x63, 0xed, 0x4c, 0x53, 0x86, 0x1c, 0x17, 0x42, 0x53, 0x60, 0x59, 0xcc}
-	const line = "PARTUUID=ca7d7ccb-63ed-4c53-861c-1742536059cc\n"
-	partition("vda", "MAJOR=254\nMINOR=0\nDEVTYPE=disk\n", "254:0\n")
-	partition("vda1", "MAJOR=254\nPARTNAME=x"+line, "254:1\n") // a name that looks like it
-	if _, err := FindPartition(fsys, id); !errors.Is(err, ErrNotFound) {
-		t.Errorf("no partition: %v", err)
+	partition := func(disk, name, number, minor string) {
+		sys[disk+"/"+name+"/partition"] = &fstest.MapFile{Data: []byte(number + "\n")}
+		sys[disk+"/"+name+"/dev"] = &fstest.MapFile{Data: []byte("254:" + minor + "\n")}
+		sys[disk+"/"+name+"/size"] = &fstest.MapFile{Data: []byte("8\n")}
 	}
-	partition("vda2", "MAJOR=254\nPARTN=2\n"+line+"PARTNAME=root\n", "254:2\n")
-	if d, err := FindPartition(fsys, id); err != nil || *d != (Disk{"vda2", 254, 2, 4096}) {
-		t.Errorf("got %+v %v", d, err)
+	want := func(id [16]byte, name string, minor uint32, want error) {
+		t.Helper()
+		d, err := FindPartition(sys, dev, id)
+		if !errors.Is(err, want) || err == nil && *d != (Disk{name, 254, minor, 4096}) {
+			t.Errorf("got %+v %v", d, err)
+		}
 	}
-	partition("vdb1", line, "254:17\n")
-	if _, err := FindPartition(fsys, id); !errors.Is(err, ErrAmbiguous) {
-		t.Errorf("two partitions: %v", err)
+	add("loop0", 512, nil)
+	add("vda", 512, table(512, one, [16]byte{}, two))
+	disk(sys, "vdx", "not in dev", "254:9\n", "8\n")
+	want(two, "", 0, ErrNotFound) // the kernel has not read the table yet
+	partition("vda", "vda1", "1", "1")
+	partition("vda", "vda3", "3", "3")
+	want(one, "vda/vda1", 1, nil)
+	want(two, "vda/vda3", 3, nil)
+	want([16]byte{}, "", 0, ErrNotFound)
+	add("vdb", 4096, table(4096, [16]byte{}, one))
+	partition("vdb", "vdb2", "2", "18")
+	want(one, "", 0, ErrAmbiguous)
+	want(two, "vda/vda3", 3, nil)
+	add("vda", 512, table(512, two, two))
+	partition("vda", "vda2", "2", "2")
+	want(two, "", 0, ErrAmbiguous)
+	want(one, "vdb/vdb2", 18, nil)
+}
+
+// Bytes that are no table, or a table beyond all measure.
+func TestFindGUIDRefusals(t *testing.T) {
+	t.Parallel()
+	le := binary.LittleEndian
+	id := [16]byte{1, 2, 3}
+	for name, spoil := range map[string]func(h []byte){
+		"signature":    func(h []byte) { h[0]++ },
+		"many entries": func(h []byte) { le.PutUint32(h[gptCountAt:], 1<<31) },
+		"small entry":  func(h []byte) { le.PutUint32(h[gptSizeAt:], 16) },
+		"huge entry":   func(h []byte) { le.PutUint32(h[gptSizeAt:], 1<<31) },
+		"far away":     func(h []byte) { le.PutUint64(h[gptEntriesAt:], 1<<63) },
+		"beyond":       func(h []byte) { le.PutUint64(h[gptEntriesAt:], 30) },
+	} {
+		d := table(512, id)
+		if got := findGUID(bytes.NewReader(d), 512, id); !slices.Equal(got, []int{1}) {
+			t.Fatalf("found %v", got)
+		}
+		spoil(d[512:])
+		if got := findGUID(bytes.NewReader(d), 512, id); got != nil {
+			t.Errorf("%s: %v", name, got)
+		}
 	}
+	for _, size := range []int{-1, 0, 1 << 20} {
+		if got := findGUID(bytes.NewReader(nil), size, id); got != nil {
+			t.Errorf("block size %d: %v", size, got)
+		}
+	}
+}
+
+func FuzzFindGUID(f *testing.F) {
+	f.Add(table(512, [16]byte{1})[:3*512])
+	f.Fuzz(func(t *testing.T, disk []byte) {
+		for _, n := range findGUID(bytes.NewReader(disk), 512, [16]byte{1}) {
+			if n < 1 || n > gptMaxTable/128 {
+				t.Errorf("partition %d", n)
+			}
+		}
+	})
 }
 
 func TestFindRefusesOddNumbers(t *testing.T) {

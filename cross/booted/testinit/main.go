@@ -25,7 +25,7 @@ const (
 func main() {
 	say("pid %d argv %q", os.Getpid(), os.Args)
 	say("env %q", os.Environ())
-	for _, file := range []string{"/proc/mounts", "/proc/keys", "/proc/sys/kernel/core_pattern"} {
+	for _, file := range []string{"/proc/cmdline", "/proc/mounts", "/srv/content", "/proc/keys", "/proc/sys/kernel/core_pattern"} {
 		dump(file)
 	}
 	if table, err := dmTable("secexec-root"); err != nil {

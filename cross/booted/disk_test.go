@@ -1,0 +1,373 @@
+package booted
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"encoding/hex"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/secexec/secexec/bootdisk"
+	"github.com/secexec/secexec/bundle"
+	"github.com/secexec/secexec/initrd"
+	"github.com/secexec/secexec/owner"
+	"github.com/secexec/secexec/proto/hostagent/v1"
+	"github.com/secexec/secexec/rootdisk"
+	"github.com/secexec/secexec/sealed"
+	"github.com/secexec/secexec/secret"
+	"github.com/secexec/secexec/seimage"
+)
+
+// sealedDisk is a bootable disk with two images, a root and a data volume, and
+// what is needed to make bundles with forged copies of it.
+type sealedDisk struct {
+	path, image string
+	table       *bootdisk.Table
+	manifest    bundle.Manifest
+	identity    string // file
+}
+
+var diskOnce struct {
+	sync.Once
+	disk *sealedDisk
+	err  error
+}
+
+// disk returns the lab's bootable disk.
+func disk(t *testing.T) *sealedDisk {
+	t.Helper()
+	small(t) // skips, and makes the root's folder
+	diskOnce.Do(func() { diskOnce.disk, diskOnce.err = makeDisk(t) })
+	if diskOnce.err != nil {
+		t.Fatal(diskOnce.err)
+	}
+	return diskOnce.disk
+}
+
+func makeDisk(t *testing.T) (*sealedDisk, error) {
+	dir := filepath.Join(lab.dir, "disk")
+	data := filepath.Join(dir, "data")
+	if err := os.MkdirAll(data, 0o755); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(data, "content"), []byte("the owner's data\n"), 0o644); err != nil {
+		return nil, err
+	}
+	volume := func(name, source string) (v sealed.Volume, p bootdisk.Volume, err error) {
+		p = bootdisk.Volume{ID: bootdisk.NewGUID(), Name: name, Path: filepath.Join(dir, name+".img")}
+		key := secret.Random(sealed.KeySize)
+		made, err := rootdisk.Create(t.Context(), p.Path, rootdisk.Options{Source: source, Size: 32 << 20, Key: key, Passphrase: secret.Random(64)})
+		if err != nil {
+			return v, p, err
+		}
+		return sealed.Volume{
+			ID: made.ID, PartUUID: p.ID, Key: key, Cipher: sealed.Cipher,
+			Offset: uint64(made.Offset), Size: uint64(made.Size), FSType: "ext4",
+		}, p, nil
+	}
+	root, rootPart, err := volume("root", filepath.Join(lab.dir, "small-root"))
+	if err != nil {
+		return nil, err
+	}
+	srv, srvPart, err := volume("srv", data)
+	if err != nil {
+		return nil, err
+	}
+	srv.ReadOnly = true
+	record := &sealed.Record{
+		ImageID: [16]byte(secret.Random(16)), IdentitySeed: secret.Random(32), Root: root,
+		Data: []sealed.DataVolume{{Volume: srv, Mount: "/srv"}}, Init: "/sbin/init", StopSignal: 38,
+	}
+	d := &sealedDisk{path: filepath.Join(dir, "disk.raw"), identity: filepath.Join(dir, "identity.pub"), image: filepath.Join(dir, "boot.seimg")}
+	previous := filepath.Join(dir, "previous.seimg")
+	for path, cmdline := range map[string]string{d.image: "image=current", previous: "image=previous"} {
+		if err := sealImage(t, path, cmdline, record); err != nil {
+			return nil, err
+		}
+	}
+	if d.table, err = bootdisk.Create(t.Context(), d.path, bootdisk.Options{
+		Images:  []bootdisk.Image{{Name: "boot.seimg", Path: d.image}, {Name: "previous.seimg", Path: previous}},
+		Volumes: []bootdisk.Volume{rootPart, srvPart},
+	}); err != nil {
+		return nil, err
+	}
+	plan, err := plan("disk", "", "host-a", 256)
+	if err != nil {
+		return nil, err
+	}
+	hash := plan.Hosts[0].Hash()
+	identity := hex.EncodeToString(record.PublicKey())
+	d.manifest = bundle.Manifest{
+		Version: bundle.Version, Name: "disk", Boot: bundle.BootDisk, Identity: identity, MemoryMiB: 256,
+		Image:    bundle.Image{ID: hex.EncodeToString(record.ImageID[:])},
+		KeySlots: []bundle.KeySlot{{HostKeyHash: hex.EncodeToString(hash[:]), Subject: plan.Hosts[0].Subject()}},
+	}
+	return d, os.WriteFile(d.identity, []byte(identity+"\n"), 0o600)
+}
+
+// sealImage seals an image whose command line has a word of its own.
+func sealImage(t *testing.T, path, word string, record *sealed.Record) error {
+	plan, err := plan("disk", "", "host-a", 256)
+	if err != nil {
+		return err
+	}
+	var rd bytes.Buffer
+	if err := initrd.Write(t.Context(), &rd, initrd.Plan{
+		Modules: plan.Modules, Want: initrd.DefaultModules, Record: record,
+		Init: filepath.Join(lab.dir, "guestinit"), Agent: filepath.Join(lab.dir, "guestagent"),
+	}); err != nil {
+		return err
+	}
+	kernel, err := os.ReadFile(plan.Kernel)
+	if err != nil {
+		return err
+	}
+	out, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	_, err = seimage.Create(t.Context(), out, seimage.Spec{
+		Kernel:  seimage.Source{R: bytes.NewReader(kernel), Size: int64(len(kernel))},
+		Initrd:  seimage.Source{R: bytes.NewReader(rd.Bytes()), Size: int64(rd.Len())},
+		Cmdline: []byte(owner.DefaultCmdline(3) + " " + word), Hosts: []*ecdsa.PublicKey{plan.Hosts[0].Key},
+	})
+	return err
+}
+
+// bundle makes a bundle with a copy of the disk that forge, which may be nil,
+// has changed. The manifest fits.
+func (d *sealedDisk) bundle(t *testing.T, forge func(disk *os.File) error) string {
+	t.Helper()
+	dir := t.TempDir()
+	m := d.manifest
+	part := func(from, name string, change func(*os.File) error) bundle.Part {
+		in, err := os.Open(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer in.Close()
+		out, err := os.Create(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer out.Close()
+		if _, err := io.Copy(out, in); err != nil {
+			t.Fatal(err)
+		}
+		if change != nil {
+			if err := change(out); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := out.Seek(0, io.SeekStart); err != nil {
+			t.Fatal(err)
+		}
+		p, err := bundle.Describe(t.Context(), name, out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	m.Image.Part = part(d.image, "boot.seimg", nil)
+	m.Disks = []bundle.Disk{{Part: part(d.path, "disk.raw", forge), Serial: "boot", Format: "raw"}}
+	text, err := m.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, bundle.ManifestFile), text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// One disk boots by stock QEMU's firmware: the default image and, by loadparm,
+// the one before it. Root and data are found by their partitions.
+func TestBootableDisk(t *testing.T) {
+	t.Parallel()
+	d := disk(t)
+	b := d.bundle(t, nil)
+	n := newNode(t)
+	g := n.ready(b, "g")
+	console := n.says("g", "testinit: waits")
+	for _, want := range []string{
+		"Using SCSI scheme.", " image=current", "/dev/dm-0 / ext4 rw", "/dev/dm-1 /srv ext4 ro,nodev", "/srv/content: the owner's data",
+		"crypt aes-xts-plain64 :64:logon:secexec:root 0 ", "stat /sealed.record: no such file", "boots before: 0",
+	} {
+		if !strings.Contains(console, want) {
+			t.Errorf("console has no %q:\n%s", want, console)
+		}
+	}
+	if strings.Contains(console, "logon     secexec:") {
+		t.Error("a volume key is still in a keyring")
+	}
+	if out, err := n.secexec("verify", "g", "--identity", d.identity); err != nil || !strings.Contains(out, "verified: signed by image "+g.ImageId) {
+		t.Errorf("verify: %v\n%s", err, out)
+	}
+	if _, err := n.c.Stop(t.Context(), "g", 30*time.Second); err != nil {
+		t.Error(err)
+	}
+
+	if out, err := n.secexec("run", b, "--name", "p", "--loadparm", "2", "--identity", d.identity); err != nil {
+		t.Fatalf("run: %v\n%s\n%s", err, out, n.console("p"))
+	}
+	if console := n.says("p", "testinit: waits"); !strings.Contains(console, " image=previous") {
+		t.Errorf("loadparm 2 does not boot the previous image:\n%s", console)
+	}
+	for loadparm, words := range map[string]string{"1,x": "loadparm", "123456789": "loadparm"} {
+		if out, err := n.secexec("run", b, "--name", "x", "--loadparm", loadparm); err == nil || !strings.Contains(out, words) {
+			t.Errorf("loadparm %q: %v\n%s", loadparm, err, out)
+		}
+	}
+	if _, err := n.c.Create(t.Context(), &hostagentv1.CreateRequest{Bundle: small(t), Name: "y", Loadparm: "1"}); code(err) != "H216" {
+		t.Errorf("loadparm for a bundle without a disk to boot: %v", err)
+	}
+}
+
+// What a hostile host makes of the disk's tables and volumes.
+func TestForgedBootableDisks(t *testing.T) {
+	t.Parallel()
+	d := disk(t)
+	boot, root, srv := d.table.Partitions[0], d.table.Partitions[1], d.table.Partitions[2]
+	table := func(change func(p []bootdisk.Partition) []bootdisk.Partition) func(*os.File) error {
+		forged := *d.table
+		forged.Partitions = change(append([]bootdisk.Partition(nil), d.table.Partitions...))
+		return func(f *os.File) error { return forged.Write(f) }
+	}
+	write := func(at int64, data []byte) func(*os.File) error {
+		return func(f *os.File) error {
+			_, err := f.WriteAt(data, at)
+			return err
+		}
+	}
+	const payload = 16 << 20
+	cases := []struct {
+		name, code string
+		forge      func(*os.File) error
+	}{
+		{"two partitions with the root's GUID", "G105", table(func(p []bootdisk.Partition) []bootdisk.Partition {
+			p[2].ID = p[1].ID
+			return p
+		})},
+		{"root and data swapped", "G108", table(func(p []bootdisk.Partition) []bootdisk.Partition {
+			p[1].ID, p[2].ID = p[2].ID, p[1].ID
+			return p
+		})},
+		{"two partitions with the data volume's GUID", "G115", table(func(p []bootdisk.Partition) []bootdisk.Partition {
+			p[0].ID = p[2].ID
+			return p
+		})},
+		{"data volume cut off", "G116", table(func(p []bootdisk.Partition) []bootdisk.Partition {
+			p[2].Size -= 1 << 20
+			return p
+		})},
+		{"data volume of zeros", "G118", write(srv.Start+payload, make([]byte, 1<<20))},
+		{"root of zeros", "G108", write(root.Start+payload, make([]byte, 1<<20))},
+		{"another number for the boot partition, LUKS headers gone", "", func(f *os.File) error {
+			for _, p := range []bootdisk.Partition{root, srv} {
+				if err := write(p.Start, make([]byte, 1<<20))(f); err != nil {
+					return err
+				}
+			}
+			return table(func(p []bootdisk.Partition) []bootdisk.Partition {
+				p[0].ID = bootdisk.NewGUID()
+				return p
+			})(f)
+		}},
+		{"image changed", "H209", func(f *os.File) error {
+			slots, err := bootdisk.ReadRecord(f, d.table.Size)
+			if err != nil {
+				return err
+			}
+			runs := slots[0].Loads[0].Runs
+			last := runs[len(runs)-1]
+			return write((last.Block+last.Blocks/2)*bootdisk.BlockSize, []byte("forged"))(f)
+		}},
+		{"no boot record", "H208", write(0, make([]byte, 32))},
+	}
+	if boot.Start >= root.Start || root.Start >= srv.Start {
+		t.Fatalf("partitions are not in order: %v", d.table)
+	}
+	n := newNode(t)
+	for i, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			b := d.bundle(t, c.forge)
+			name := "forged-" + string(rune('a'+i))
+			if err := n.launch(b, name); err != nil {
+				t.Fatal(err)
+			}
+			g := n.settled(name)
+			console := n.console(name)
+			switch {
+			case c.code == "" && g.State != "ready":
+				t.Errorf("guest is %v\n%s", g, console)
+			case c.code != "" && (g.State != "failed" || g.Failure.Code != c.code):
+				t.Errorf("guest is %v, wants failure %s\n%s", g, c.code, console)
+			case c.code != "" && strings.Contains(console, "testinit"):
+				t.Errorf("the root ran:\n%s", console)
+			case strings.HasPrefix(c.code, "G") && !strings.Contains(console, "secexec: guest stopped: "+c.code):
+				t.Errorf("the console does not say why:\n%s", console)
+			}
+			if _, err := n.c.Kill(t.Context(), name); g.State == "ready" && err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A provider without hostagent: one disk on virtio-scsi, no readiness port. Of
+// ours only the stand-in is there, in firmware's place.
+func TestBootableDiskWithoutHostagent(t *testing.T) {
+	t.Parallel()
+	d := disk(t)
+	dir, err := os.MkdirTemp("", "disk-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	path := func(name string) string { return filepath.Join(dir, name) }
+	start := func(program string, args ...string) *exec.Cmd {
+		cmd := exec.Command(program, args...)
+		cmd.Stderr = os.Stderr
+		stdin, err := cmd.StdinPipe() // the stand-in ends with it
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { stdin.Close(); cmd.Process.Kill(); cmd.Wait() })
+		return cmd
+	}
+	start("qemu-system-s390x", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-S", "-gdb", "unix:"+path("gdb")+",server=on,wait=off",
+		"-accel", "tcg", "-cpu", "max", "-m", "256", "-M", "s390-ccw-virtio,memory-backend=ram,loadparm=1",
+		"-object", "memory-backend-file,id=ram,size=256M,share=on,mem-path="+path("ram"),
+		"-chardev", "file,id=c,path="+path("console"), "-device", "sclpconsole,chardev=c",
+		"-drive", "if=none,id=d,format=raw,snapshot=on,file="+d.path,
+		"-device", "virtio-scsi-ccw,iommu_platform=on", "-device", "scsi-hd,drive=d,bootindex=1")
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if _, err := os.Stat(path("gdb")); err == nil {
+			break
+		}
+	}
+	start(filepath.Join(lab.dir, "hostagent"), "ultravisor", "--gdb", path("gdb"), "--ram", path("ram"),
+		"--size", "268435456", "--host", filepath.Join(lab.dir, "host-a"), "--firmware")
+	var console []byte
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		console, _ = os.ReadFile(path("console"))
+		if bytes.Contains(console, []byte("testinit: waits")) {
+			break
+		}
+	}
+	for _, want := range []string{"Using virtio-scsi.", " image=current", "/srv/content: the owner's data", "testinit: waits"} {
+		if !bytes.Contains(console, []byte(want)) {
+			t.Errorf("console has no %q:\n%s", want, console)
+		}
+	}
+}
