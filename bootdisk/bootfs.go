@@ -62,7 +62,7 @@ func (b *bootFS) write(ctx context.Context, from, name string) error {
 // runs returns where a file of size bytes lies on the disk: what is no extent of
 // it is a hole, and its Block is 0. Blocks are of BlockSize.
 func (b *bootFS) runs(ctx context.Context, name string, size int64) ([]Run, error) {
-	out, err := b.debugfs(ctx, "-n", fmt.Sprintf("dump_extents -l %s\n", quote(name)))
+	out, err := b.debugfs(ctx, "", fmt.Sprintf("dump_extents -l %s\n", quote(name)))
 	if err != nil {
 		return nil, fmt.Errorf("find %s on boot partition: %w", name, err)
 	}
@@ -132,6 +132,15 @@ func (b *bootFS) check(ctx context.Context) error {
 		return fmt.Errorf("check boot file system: %w", err)
 	}
 	return nil
+}
+
+// exitStatus is a failed program's exit status, 0 if it did not exit.
+func exitStatus(err error) int {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return exit.ExitCode()
+	}
+	return 0
 }
 
 func (b *bootFS) name() string { return fmt.Sprintf("%s?offset=%d", b.disk, b.start) }

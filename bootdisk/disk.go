@@ -4,8 +4,9 @@
 //
 //	block 0          boot block, protective MBR
 //	block 1 to 33    GUID partition table
-//	block 34 on      boot record: program table, programs, segment tables
-//	1 MiB less 64 KiB  zeros, which holes of an image's file are read from
+//	block 34, 977    boot record, in one of two places: program table, programs,
+//	                 segment tables
+//	block 1920       zeros, which holes of an image's file are read from
 //	1 MiB            partition 1: ext4 with the images as ordinary files
 //	then             partition 2: root; 3 and on: data volumes; each on a MiB
 //	end              second copy of the partition table
@@ -20,28 +21,21 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"regexp"
+	"path/filepath"
 
 	"github.com/secexec/secexec/outfile"
 )
 
 const mebi = 1 << 20
 
-// Where the parts before the first partition lie, in blocks.
+// Where the parts before the first partition lie, in blocks. There is room for
+// two records: a new one is written beside the one in use.
 const (
-	recordBlock = gptFirstUsable
-	zeroBlock   = zeroEnd - zeroBlocks
-	zeroBlocks  = 128
-	zeroEnd     = mebi / BlockSize
-)
-
-// The SE image's part that firmware loads, and how it starts it (zIPL's
-// convention for kernels): all from 64 KiB on, to its own address. Below that
-// an image has nothing that its boot loader needs. The PSW is in the short
-// form: bit 12, 31-bit addressing; stage3a's entry switches to 64 bits.
-const (
-	entryAddr = 0x10000
-	entryPSW  = 0x0008_0000_8000_0000 | entryAddr
+	recordBlock  = gptFirstUsable
+	recordBlocks = (zeroBlock - recordBlock) / 2
+	zeroBlock    = zeroEnd - zeroBlocks
+	zeroBlocks   = 128
+	zeroEnd      = mebi / BlockSize
 )
 
 // Limits of a disk.
@@ -53,10 +47,22 @@ const (
 // ErrOptions is wrapped by errors about what a disk can't be made of.
 var ErrOptions = errors.New("bootable disk can't be made so")
 
-// Image is an SE boot image and its entry in the boot menu.
-type Image struct {
-	Name string // file name in the boot partition, such as "boot.seimg"
-	Path string // file on this machine
+// Names of the images in the boot partition: the default one, and the one that
+// it replaced.
+const (
+	CurrentImage  = "boot.seimg"
+	PreviousImage = "previous.seimg"
+)
+
+// imageName is the file name of an entry of the boot menu, from 1 on.
+func imageName(entry int) string {
+	switch entry {
+	case 1:
+		return CurrentImage
+	case 2:
+		return PreviousImage
+	}
+	return fmt.Sprintf("boot-%d.seimg", entry)
 }
 
 // Volume is an encrypted volume and its partition.
@@ -68,15 +74,14 @@ type Volume struct {
 
 // Options say what to put on a disk.
 type Options struct {
-	Images   []Image // the first one boots by default; the n-th is chosen by loadparm n
-	BootSize int64   // bytes of the boot partition, a multiple of MiB; 0: room for the images and one more
+	Images   []string // SE boot images on this machine: the first one boots by default, loadparm n chooses the n-th
+	BootSize int64    // bytes of the boot partition, a multiple of MiB; 0: room for the images and one more
 	Volumes  []Volume
+	QCOW2    bool // the disk in QEMU's qcow2 format instead of a raw image
 }
 
-var imageName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}$`)
-
-// Create makes a raw disk image at path, which must not exist. It appears
-// complete or not at all. What the image does not use stays a hole.
+// Create makes a disk image at path, which must not exist. It appears complete
+// or not at all. What the disk does not use takes no space.
 func Create(ctx context.Context, path string, o Options) (*Table, error) {
 	images, largest, err := o.measure()
 	if err != nil {
@@ -91,34 +96,58 @@ func Create(ctx context.Context, path string, o Options) (*Table, error) {
 		return nil, err
 	}
 	defer out.Abort()
-	if err := out.Truncate(table.Size); err != nil {
-		return nil, fmt.Errorf("create bootable disk: %w", err)
+	raw := out.File
+	if o.QCOW2 {
+		if raw, err = os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".raw-*"); err != nil {
+			return nil, fmt.Errorf("create bootable disk: %w", err)
+		}
+		defer os.Remove(raw.Name())
+		defer raw.Close()
 	}
-	boot := table.Partitions[0]
-	fs, err := makeBootFS(ctx, out.Name(), boot.Start, boot.Size, NewGUID())
-	if err != nil {
+	if err := o.write(ctx, raw, table, images); err != nil {
 		return nil, err
 	}
-	for _, image := range o.Images {
-		if err := fs.write(ctx, image.Path, image.Name); err != nil {
+	if o.QCOW2 {
+		if err := toQCOW2(ctx, out.File, raw, table.Size); err != nil {
 			return nil, err
+		}
+	}
+	return table, out.Commit()
+}
+
+// write writes a raw disk image to an empty file.
+func (o *Options) write(ctx context.Context, disk *os.File, table *Table, images []int64) error {
+	if err := disk.Truncate(table.Size); err != nil {
+		return fmt.Errorf("create bootable disk: %w", err)
+	}
+	boot := table.Partitions[0]
+	fs, err := makeBootFS(ctx, disk.Name(), boot.Start, boot.Size, NewGUID())
+	if err != nil {
+		return err
+	}
+	for i, path := range o.Images {
+		if err := fs.write(ctx, path, imageName(1+i)); err != nil {
+			return err
 		}
 	}
 	if err := fs.check(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	for i, v := range o.Volumes {
-		if err := copyVolume(ctx, out.File, table.Partitions[1+i], v.Path); err != nil {
-			return nil, err
+		if err := copyVolume(ctx, disk, table.Partitions[1+i], v.Path); err != nil {
+			return err
 		}
 	}
-	if err := table.Write(out); err != nil {
-		return nil, err
+	if err := table.Write(disk); err != nil {
+		return err
 	}
-	if err := writeRecord(ctx, out.File, fs, o.Images, images); err != nil {
-		return nil, err
+	programs := make([]Program, len(images))
+	for i, size := range images {
+		if programs[i], err = fs.program(ctx, imageName(1+i), size); err != nil {
+			return err
+		}
 	}
-	return table, out.Commit()
+	return writeRecord(disk, programs)
 }
 
 // measure checks the options and returns the images' sizes in bytes.
@@ -126,23 +155,27 @@ func (o *Options) measure() (sizes []int64, largest int64, err error) {
 	if len(o.Images) == 0 || len(o.Images) > MaxEntries {
 		return nil, 0, fmt.Errorf("%w: %d images, wants 1 to %d", ErrOptions, len(o.Images), MaxEntries)
 	}
-	names := make(map[string]bool)
-	for _, image := range o.Images {
-		if !imageName.MatchString(image.Name) || names[image.Name] || image.Name == "lost+found" {
-			return nil, 0, fmt.Errorf("%w: image name %.80q is not a unique plain file name", ErrOptions, image.Name)
-		}
-		names[image.Name] = true
-		size, err := fileSize(image.Path)
-		switch {
-		case err != nil:
-			return nil, 0, fmt.Errorf("read image: %w", err)
-		case size <= entryAddr || size > maxImage:
-			return nil, 0, fmt.Errorf("%w: image %s has %d bytes: firmware loads images of up to %d MiB", ErrOptions, image.Path, size, maxImage/mebi)
+	for _, path := range o.Images {
+		size, err := imageSize(path)
+		if err != nil {
+			return nil, 0, err
 		}
 		sizes = append(sizes, size)
 		largest = max(largest, size)
 	}
 	return sizes, largest, nil
+}
+
+// imageSize is an image's size in bytes, if firmware can load it.
+func imageSize(path string) (int64, error) {
+	size, err := fileSize(path)
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("read image: %w", err)
+	case size <= entryAddr || size > maxImage:
+		return 0, fmt.Errorf("%w: image %s has %d bytes: firmware loads images of up to %d MiB", ErrOptions, path, size, maxImage/mebi)
+	}
+	return size, nil
 }
 
 // layout places the partitions.
@@ -182,72 +215,6 @@ func (o *Options) layout(images []int64, largest int64) (*Table, error) {
 	}
 	t.Size = at + mebi // the table's second copy
 	return t, nil
-}
-
-// writeRecord writes the boot record for images in the boot partition: slot 0,
-// the default, is the first one; slot n is the n-th. The boot block comes last:
-// until then the old record, if there is one, stands.
-func writeRecord(ctx context.Context, disk *os.File, fs *bootFS, images []Image, sizes []int64) error {
-	var programs []Program
-	slots := []int{0}
-	for i, image := range images {
-		runs, err := fs.runs(ctx, image.Name, sizes[i])
-		if err != nil {
-			return err
-		}
-		programs = append(programs, Program{[]Load{{entryAddr, fill(skip(runs, entryAddr/BlockSize))}}, entryPSW})
-		slots = append(slots, i)
-	}
-	record, err := marshalRecord(programs, slots, recordBlock)
-	if err != nil {
-		return err
-	}
-	if len(record) > (zeroBlock-recordBlock)*BlockSize {
-		return fmt.Errorf("%w: the images' files are in too many pieces for a boot record of %d KiB", ErrOptions, (zeroBlock-recordBlock)*BlockSize>>10)
-	}
-	block := make([]byte, BlockSize)
-	if _, err := disk.ReadAt(block, 0); err != nil {
-		return fmt.Errorf("write boot record: %w", err)
-	}
-	bootBlock(block, recordBlock)
-	if _, err := disk.WriteAt(record, recordBlock*BlockSize); err != nil {
-		return fmt.Errorf("write boot record: %w", err)
-	}
-	if _, err := disk.WriteAt(block, 0); err != nil {
-		return fmt.Errorf("write boot record: %w", err)
-	}
-	return nil
-}
-
-// skip takes n blocks off the front of a file's runs.
-func skip(runs []Run, n int64) []Run {
-	for len(runs) > 0 && n >= runs[0].Blocks {
-		n -= runs[0].Blocks
-		runs = runs[1:]
-	}
-	if len(runs) == 0 || n == 0 {
-		return runs
-	}
-	first := runs[0]
-	if first.Block != 0 {
-		first.Block += n
-	}
-	first.Blocks -= n
-	return append([]Run{first}, runs[1:]...)
-}
-
-// fill has holes read from the disk's run of zeros: memory may hold anything.
-func fill(runs []Run) (full []Run) {
-	for _, r := range runs {
-		for ; r.Block == 0 && r.Blocks > zeroBlocks; r.Blocks -= zeroBlocks {
-			full = append(full, Run{zeroBlock, zeroBlocks})
-		}
-		if r.Block == 0 {
-			r.Block = zeroBlock
-		}
-		full = append(full, r)
-	}
-	return full
 }
 
 // copyVolume copies a volume's bytes into its partition, the whole of it.

@@ -41,6 +41,25 @@ func load(t *testing.T, disk []byte, p *Program) []byte {
 	return mem
 }
 
+// loads wants that each slot, from 0 on, loads the image in a file.
+func loads(t *testing.T, disk []byte, images ...string) {
+	t.Helper()
+	slots, err := ReadRecord(bytes.NewReader(disk), int64(len(disk)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for slot, path := range images {
+		want := must(os.ReadFile(path))
+		mem := load(t, disk, slots[slot])
+		if n := len(want) - entryAddr; len(mem) < n || len(mem) >= n+BlockSize || !bytes.Equal(mem[:n], want[entryAddr:]) {
+			t.Errorf("slot %d loads %d bytes that are not the %d of the image", slot, len(mem), n)
+		}
+	}
+	if slots[len(images)] != nil {
+		t.Error("a slot too many")
+	}
+}
+
 func needTools(t *testing.T) {
 	t.Helper()
 	for _, tool := range []string{"mke2fs", "debugfs", "e2fsck"} {
@@ -53,8 +72,7 @@ func needTools(t *testing.T) {
 func TestCreate(t *testing.T) {
 	t.Parallel()
 	needTools(t)
-	images := []Image{{"boot.seimg", noise(t, "a", 3<<20+1234)}, {"previous image.seimg", noise(t, "b", 1<<20)}}
-	images[1].Name = "previous.seimg"
+	images := []string{noise(t, "a", 3<<20+1234), noise(t, "b", 1<<20)}
 	volumes := []Volume{{NewGUID(), "root", noise(t, "root", 2<<20)}, {NewGUID(), "data", noise(t, "data", 1<<20+512)}}
 	path := filepath.Join(t.TempDir(), "disk.raw")
 	table, err := Create(t.Context(), path, Options{Images: images, Volumes: volumes})
@@ -69,20 +87,7 @@ func TestCreate(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(got, table) || len(got.Partitions) != 3 {
 		t.Errorf("table %v %v, wants %v", got, err, table)
 	}
-	slots, err := ReadRecord(bytes.NewReader(disk), int64(len(disk)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for slot, path := range map[int]string{0: images[0].Path, 1: images[0].Path, 2: images[1].Path} {
-		want, _ := os.ReadFile(path)
-		mem := load(t, disk, slots[slot])
-		if n := len(want) - entryAddr; len(mem) < n || len(mem) >= n+BlockSize || !bytes.Equal(mem[:n], want[entryAddr:]) {
-			t.Errorf("slot %d loads %d bytes that are not the %d of the image", slot, len(mem), n)
-		}
-	}
-	if slots[3] != nil {
-		t.Error("a slot too many")
-	}
+	loads(t, disk, images[0], images[0], images[1])
 	for i, v := range volumes {
 		p, want := table.Partitions[1+i], must(os.ReadFile(v.Path))
 		if p.ID != v.ID || p.Name != v.Name || p.Start%mebi != 0 || !bytes.Equal(disk[p.Start:p.Start+int64(len(want))], want) {
@@ -104,10 +109,10 @@ func must(b []byte, err error) []byte {
 func TestCreateRefusals(t *testing.T) {
 	t.Parallel()
 	needTools(t)
-	image := Image{"boot.seimg", noise(t, "a", 200<<10)}
+	image := noise(t, "a", 200<<10)
 	id := NewGUID()
 	root := Volume{id, "root", noise(t, "root", 1<<20)}
-	var many []Image
+	var many []string
 	for range MaxEntries + 1 {
 		many = append(many, image)
 	}
@@ -125,17 +130,15 @@ func TestCreateRefusals(t *testing.T) {
 	}{
 		"no image":             {Options{Volumes: []Volume{root}}, ErrOptions},
 		"too many images":      {Options{Images: many}, ErrOptions},
-		"image name twice":     {Options{Images: []Image{image, image}}, ErrOptions},
-		"image name is a path": {Options{Images: []Image{{"../x", image.Path}}}, ErrOptions},
-		"image missing":        {Options{Images: []Image{{"x", image.Path + "x"}}}, os.ErrNotExist},
-		"image is a folder":    {Options{Images: []Image{{"x", t.TempDir()}}}, nil},
-		"image is empty":       {Options{Images: []Image{{"x", empty}}}, ErrOptions},
-		"image beyond 2 GiB":   {Options{Images: []Image{{"x", huge}}}, ErrOptions},
-		"volume is empty":      {Options{Images: []Image{image}, Volumes: []Volume{{id, "x", empty}}}, ErrOptions},
-		"volume without GUID":  {Options{Images: []Image{image}, Volumes: []Volume{{GUID{}, "x", root.Path}}}, ErrOptions},
-		"two of one GUID":      {Options{Images: []Image{image}, Volumes: []Volume{root, root}}, ErrOptions},
-		"odd boot partition":   {Options{Images: []Image{image}, BootSize: 5<<20 + 1}, ErrOptions},
-		"small boot partition": {Options{Images: []Image{{"x", noise(t, "x", 12<<20)}}, BootSize: 8 << 20}, nil},
+		"image missing":        {Options{Images: []string{image + "x"}}, os.ErrNotExist},
+		"image is a folder":    {Options{Images: []string{t.TempDir()}}, nil},
+		"image is empty":       {Options{Images: []string{empty}}, ErrOptions},
+		"image beyond 2 GiB":   {Options{Images: []string{huge}}, ErrOptions},
+		"volume is empty":      {Options{Images: []string{image}, Volumes: []Volume{{id, "x", empty}}}, ErrOptions},
+		"volume without GUID":  {Options{Images: []string{image}, Volumes: []Volume{{GUID{}, "x", root.Path}}}, ErrOptions},
+		"two of one GUID":      {Options{Images: []string{image}, Volumes: []Volume{root, root}}, ErrOptions},
+		"odd boot partition":   {Options{Images: []string{image}, BootSize: 5<<20 + 1}, ErrOptions},
+		"small boot partition": {Options{Images: []string{noise(t, "x", 12<<20)}, BootSize: 8 << 20}, nil},
 	} {
 		dir := t.TempDir()
 		_, err := Create(t.Context(), filepath.Join(dir, "disk"), c.o)
@@ -145,6 +148,59 @@ func TestCreateRefusals(t *testing.T) {
 		if left, _ := os.ReadDir(dir); len(left) > 0 {
 			t.Errorf("%s: left %v", name, left)
 		}
+	}
+}
+
+// A new image three times over: default and previous move on, the third entry
+// stays, and the two places of the record take turns.
+func TestReplace(t *testing.T) {
+	t.Parallel()
+	needTools(t)
+	a, b, c := noise(t, "a", 1<<20), noise(t, "b", 2<<20), noise(t, "c", 1<<20+4096)
+	path := filepath.Join(t.TempDir(), "disk.raw")
+	if _, err := Create(t.Context(), path, Options{Images: []string{a, b, c}}); err != nil {
+		t.Fatal(err)
+	}
+	current, previous := a, b
+	for n := range 3 {
+		next := noise(t, "next", 2<<20+n*5000)
+		if err := Replace(t.Context(), path, next); err != nil {
+			t.Fatal(err)
+		}
+		previous, current = current, next
+		disk := must(os.ReadFile(path))
+		loads(t, disk, current, current, previous, c)
+		if at := disk[16+6 : 16+8]; (at[1] == recordBlock) != (n%2 == 1) {
+			t.Errorf("round %d: record at block %x", n, at)
+		}
+	}
+}
+
+// A disk that can't take the image boots as before.
+func TestReplaceRefusals(t *testing.T) {
+	t.Parallel()
+	needTools(t)
+	a, b := noise(t, "a", 1<<20), noise(t, "b", 1<<20+5)
+	path := filepath.Join(t.TempDir(), "disk.raw")
+	if _, err := Create(t.Context(), path, Options{Images: []string{a, b}, BootSize: 8 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	before := must(os.ReadFile(path))
+	if err := Replace(t.Context(), path, noise(t, "large", 9<<20)); !errors.Is(err, ErrOptions) {
+		t.Errorf("an image larger than the partition: %v", err)
+	}
+	if !bytes.Equal(must(os.ReadFile(path)), before) {
+		t.Error("a refused image changed the disk")
+	}
+	if err := Replace(t.Context(), path, b); err != nil {
+		t.Errorf("an image that fits, after one that did not: %v", err)
+	}
+	loads(t, must(os.ReadFile(path)), b, b, a)
+	if err := Replace(t.Context(), a, b); !errors.Is(err, ErrTable) {
+		t.Errorf("no disk: %v", err)
+	}
+	if err := Replace(t.Context(), path, path+"x"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no image: %v", err)
 	}
 }
 

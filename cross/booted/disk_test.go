@@ -92,7 +92,7 @@ func makeDisk(t *testing.T) (*sealedDisk, error) {
 		}
 	}
 	if d.table, err = bootdisk.Create(t.Context(), d.path, bootdisk.Options{
-		Images:  []bootdisk.Image{{Name: "boot.seimg", Path: d.image}, {Name: "previous.seimg", Path: previous}},
+		Images:  []string{d.image, previous},
 		Volumes: []bootdisk.Volume{rootPart, srvPart},
 	}); err != nil {
 		return nil, err
