@@ -138,7 +138,7 @@ func TestCreateRefusals(t *testing.T) {
 		"volume without GUID":  {Options{Images: []string{image}, Volumes: []Volume{{GUID{}, "x", root.Path}}}, ErrOptions},
 		"two of one GUID":      {Options{Images: []string{image}, Volumes: []Volume{root, root}}, ErrOptions},
 		"odd boot partition":   {Options{Images: []string{image}, BootSize: 5<<20 + 1}, ErrOptions},
-		"small boot partition": {Options{Images: []string{noise(t, "x", 12<<20)}, BootSize: 8 << 20}, nil},
+		"small boot partition": {Options{Images: []string{noise(t, "x", 6<<20)}, BootSize: 4 << 20}, nil},
 	} {
 		dir := t.TempDir()
 		_, err := Create(t.Context(), filepath.Join(dir, "disk"), c.o)
@@ -186,7 +186,7 @@ func TestReplaceRefusals(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := must(os.ReadFile(path))
-	if err := Replace(t.Context(), path, noise(t, "large", 9<<20)); !errors.Is(err, ErrOptions) {
+	if err := Replace(t.Context(), path, noise(t, "large", 5<<20)); !errors.Is(err, ErrOptions) {
 		t.Errorf("an image larger than the partition: %v", err)
 	}
 	if !bytes.Equal(must(os.ReadFile(path)), before) {
