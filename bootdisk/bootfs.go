@@ -22,7 +22,13 @@ const fsBlock = 4096
 
 // features are given in full, so that no machine's mke2fs.conf has a say and
 // every kernel that can be an SE guest mounts the result.
-const features = "none,has_journal,ext_attr,dir_index,filetype,extent,flex_bg,sparse_super,large_file,extra_isize"
+const features = "none,ext_attr,dir_index,filetype,extent,flex_bg,sparse_super,large_file,extra_isize"
+
+// A journal is as small as mke2fs makes them, and smaller file systems have none.
+const (
+	journal  = 4 // MiB
+	smallest = 16 * mebi
+)
 
 // bootFS is an ext4 file system inside a disk image.
 type bootFS struct {
@@ -30,10 +36,15 @@ type bootFS struct {
 	start int64  // bytes from its start to the file system
 }
 
-// makeBootFS makes an empty file system of a size in bytes.
+// makeBootFS makes an empty file system of a size in bytes. A handful of files
+// needs few inodes and a small journal.
 func makeBootFS(ctx context.Context, disk string, start, size int64, id GUID) (*bootFS, error) {
-	_, err := run(ctx, "", "mke2fs", "-q", "-F", "-t", "ext4", "-b", strconv.Itoa(fsBlock), "-m", "0", "-L", "boot", "-U", id.String(), "-O", features,
-		"-E", fmt.Sprintf("lazy_itable_init=0,lazy_journal_init=0,nodiscard,root_owner=0:0,offset=%d", start), disk, strconv.FormatInt(size/fsBlock, 10))
+	args := []string{"-q", "-F", "-t", "ext4", "-b", strconv.Itoa(fsBlock), "-m", "0", "-N", "64", "-L", "boot", "-U", id.String(), "-O", features,
+		"-E", fmt.Sprintf("lazy_itable_init=0,lazy_journal_init=0,nodiscard,root_owner=0:0,offset=%d", start)}
+	if size >= smallest {
+		args = append(args, "-J", fmt.Sprintf("size=%d", journal))
+	}
+	_, err := run(ctx, "", "mke2fs", append(args, disk, strconv.FormatInt(size/fsBlock, 10))...)
 	if err != nil {
 		return nil, fmt.Errorf("make boot file system: %w", err)
 	}

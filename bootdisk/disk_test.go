@@ -186,7 +186,7 @@ func TestReplaceRefusals(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := must(os.ReadFile(path))
-	if err := Replace(t.Context(), path, noise(t, "large", 5<<20)); !errors.Is(err, ErrOptions) {
+	if err := Replace(t.Context(), path, noise(t, "large", 8<<20)); !errors.Is(err, ErrOptions) {
 		t.Errorf("an image larger than the partition: %v", err)
 	}
 	if !bytes.Equal(must(os.ReadFile(path)), before) {
