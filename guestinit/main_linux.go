@@ -106,6 +106,9 @@ func (b *boot) run() error {
 	if err := handover.CheckInit(newRoot, record.Init); err != nil {
 		return failInit.because(err)
 	}
+	if err := handover.MaskAutoMounts("/"); err != nil {
+		return failHandover.because(err)
+	}
 	b.pass(readiness.StageMounted)
 	b.pass(readiness.StageHandover)
 	if err := startAgent(b, record); err != nil {
