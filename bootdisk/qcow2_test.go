@@ -38,7 +38,7 @@ func TestPremiseQEMUReadsQCOW2(t *testing.T) {
 	}{
 		"noise, ends within a cluster": {bytes.NewReader(noisy), int64(len(noisy))},
 		"nothing but zeros":            {sparse{}, 1 << 20},
-		"two L2 tables, far apart":     {sparse{0: 1, 512<<20 - 1: 2, 512 << 20: 3, 1700<<20 + 5: 4}, 2 << 30},
+		"two L2 tables":                {sparse{0: 1, 512<<20 - 1: 2, 512 << 20: 3}, 513 << 20},
 	} {
 		dir := t.TempDir()
 		path, back := filepath.Join(dir, "x.qcow2"), filepath.Join(dir, "x.raw")
