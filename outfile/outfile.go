@@ -5,6 +5,10 @@
 // disk and move it to its name without replacing what may have appeared there
 // meanwhile. Whether the name is free is asked before the work too, so that an
 // hour's work is not lost to a name that was taken from the start.
+//
+// A maker that is killed can't remove its temporary sibling, which may hold
+// plain text of the owner's. So each maker holds a lock on its sibling while it
+// lives, and who makes the same output next removes those that nobody holds.
 package outfile
 
 import (
@@ -35,7 +39,8 @@ func Create(path string, mode os.FileMode, replace bool) (*File, error) {
 	if err := free(path, replace); err != nil {
 		return nil, err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".part-*")
+	removeStale(path)
+	f, err := createLocked(path)
 	if err != nil {
 		return nil, fmt.Errorf("create %s: %w", path, err)
 	}
@@ -79,9 +84,11 @@ func (f *File) Abort() {
 
 // Dir is an output folder in the making. Its owner ends it by Commit or Abort.
 type Dir struct {
-	Path string // where to work: the temporary folder
-	path string
-	done bool
+	Path    string // where to work: the temporary folder
+	path    string
+	replace bool
+	lock    *os.File
+	done    bool
 }
 
 // CreateDir starts the folder that Commit will put at path, with these
@@ -91,15 +98,35 @@ func CreateDir(path string, mode os.FileMode) (*Dir, error) {
 	if err := free(path, false); err != nil {
 		return nil, err
 	}
-	tmp, err := os.MkdirTemp(filepath.Dir(path), "."+filepath.Base(path)+".part-*")
+	return createDir(path, mode, false)
+}
+
+// ReplaceDir is CreateDir for a folder that exists: Commit puts the new one in
+// its place in one step and then removes the old.
+func ReplaceDir(path string, mode os.FileMode) (*Dir, error) {
+	path = filepath.Clean(path)
+	info, err := os.Lstat(path)
+	if err == nil && !info.IsDir() {
+		err = errors.New("it is no folder")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("replace %s: %w", path, err)
+	}
+	return createDir(path, mode, true)
+}
+
+func createDir(path string, mode os.FileMode, replace bool) (*Dir, error) {
+	removeStale(path)
+	tmp, lock, err := mkdirLocked(path)
 	if err != nil {
 		return nil, fmt.Errorf("create %s: %w", path, err)
 	}
+	d := &Dir{Path: tmp, path: path, replace: replace, lock: lock}
 	if err := os.Chmod(tmp, mode); err != nil {
-		os.Remove(tmp)
+		d.Abort()
 		return nil, fmt.Errorf("create %s: %w", path, err)
 	}
-	return &Dir{Path: tmp, path: path}, nil
+	return d, nil
 }
 
 // Join returns the path of a name in the temporary folder.
@@ -131,22 +158,40 @@ func (d *Dir) CopyFile(name string, r io.Reader, mode os.FileMode) error {
 	return nil
 }
 
+// Link puts a file that exists into the folder: as a hard link, or as a copy
+// where the file systems are two. Neither may be written to afterwards.
+func (d *Dir) Link(name, from string) error {
+	if os.Link(from, d.Join(name)) == nil {
+		return nil
+	}
+	f, err := os.Open(from)
+	if err != nil {
+		return fmt.Errorf("copy into %s: %w", d.path, err)
+	}
+	defer f.Close()
+	return d.CopyFile(name, f, 0o644)
+}
+
 // Commit gives the folder its name. Files in it were flushed by who wrote them.
 func (d *Dir) Commit() error {
 	defer d.Abort()
 	if err := syncDir(d.Path); err != nil {
 		return fmt.Errorf("write %s: %w", d.path, err)
 	}
+	if d.replace {
+		// The old folder now bears the temporary name, and Abort removes it.
+		return finish(exchange, d.Path, d.path)
+	}
 	if err := finish(renameNew, d.Path, d.path); err != nil {
 		return err
 	}
 	d.done = true
-	return nil
+	return d.lock.Close()
 }
 
 // Withdraw takes a committed folder away again, for a caller whose next step
 // failed and that owes its own caller all or nothing.
-func (d *Dir) Withdraw() { os.RemoveAll(d.path) }
+func (d *Dir) Withdraw() { removeAll(d.path) }
 
 // Abort removes the folder and what is in it unless it was committed.
 func (d *Dir) Abort() {
@@ -154,7 +199,8 @@ func (d *Dir) Abort() {
 		return
 	}
 	d.done = true
-	os.RemoveAll(d.Path)
+	removeAll(d.Path)
+	d.lock.Close()
 }
 
 func free(path string, replace bool) error {

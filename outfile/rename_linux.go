@@ -21,3 +21,11 @@ func renameNew(from, to string) error {
 	}
 	return nil
 }
+
+// exchange swaps two folders' names in one step.
+func exchange(a, b string) error {
+	if err := unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE); err != nil {
+		return &os.LinkError{Op: "exchange", Old: a, New: b, Err: err}
+	}
+	return nil
+}
