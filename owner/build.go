@@ -36,9 +36,7 @@ type Plan struct {
 	Name       string // the bundle's name, and the guest's unless the operator chooses another
 	Kernel     string // path of a raw s390x Linux image
 	Modules    string // folder that holds lib/modules/RELEASE or modules.dep itself
-	Root       string // folder or tar archive
-	RootSize   int64  // bytes of the root file system, 0: content and head-room
-	ReadOnly   bool
+	Root       Root
 	GuestDir   string // folder with the s390x binaries guestinit and guestagent
 	Cmdline    string // kernel command line, "" for DefaultCmdline
 	Init       string
@@ -48,8 +46,16 @@ type Plan struct {
 
 	Bundle  string // folder to make
 	Secrets string // folder to make, mode 0700
+	Update  bool   // replace both if they exist, with what did not change
 
 	Step func(name string) // told before each step, may be nil
+}
+
+// Root is the root file system.
+type Root struct {
+	Source   string // folder or tar archive
+	Size     int64  // bytes of the file system, 0: content and head-room
+	ReadOnly bool
 }
 
 // Result is what was built.
@@ -58,6 +64,8 @@ type Result struct {
 	Cmdline    string
 	Modules    int // kernel modules in the initrd
 	InitrdSize int64
+	Updated    bool // an earlier build was replaced
+	RootReused bool // its root disk is this one's
 }
 
 // DefaultCmdline returns the kernel command line that an SE guest with this
@@ -74,41 +82,55 @@ func DefaultCmdline(devices int) string {
 	return fmt.Sprintf("console=ttysclp0 quiet panic=0 swiotlb=%d", (32+16*devices)<<20/slab)
 }
 
-// Build builds. Both folders appear, or none.
+// Build builds. Both folders appear, or none. An update replaces the secrets
+// first, which keep the previous keys: whatever happens in between, the bundle
+// that is there can be opened with them.
 func Build(ctx context.Context, p Plan) (*Result, error) {
 	step := func(name string) {
 		if p.Step != nil {
 			p.Step(name)
 		}
 	}
-	secretsDir, err := outfile.CreateDir(p.Secrets, 0o700)
+	var prev *previous
+	makeDir := outfile.CreateDir
+	if p.Update {
+		var err error
+		if prev, err = openPrevious(p.Bundle, p.Secrets); err != nil {
+			return nil, err
+		}
+		if prev != nil {
+			makeDir = outfile.ReplaceDir
+		}
+	}
+	secretsDir, err := makeDir(p.Secrets, 0o700)
 	if err != nil {
 		return nil, err
 	}
 	defer secretsDir.Abort()
-	bundleDir, err := outfile.CreateDir(p.Bundle, 0o755)
+	bundleDir, err := makeDir(p.Bundle, 0o755)
 	if err != nil {
 		return nil, err
 	}
 	defer bundleDir.Abort()
 
-	res := &Result{Cmdline: p.Cmdline}
-	if res.Cmdline == "" {
-		res.Cmdline = DefaultCmdline(3) // root disk, readiness port, network
-	}
-	if err := p.check(res.Cmdline); err != nil {
+	res, err := p.Check()
+	if err != nil {
 		return nil, err
 	}
+	res.Updated = prev != nil
 	keys := newSecrets()
 	defer keys.wipe()
-
-	step("encrypt root disk")
-	volume, err := rootdisk.Create(ctx, bundleDir.Join(rootFile), rootdisk.Options{
-		Source: p.Root, Size: p.RootSize, Key: keys.Volume, Passphrase: keys.Passphrase,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("create root disk: %w", err)
+	if prev != nil {
+		if keys.Volume, keys.Passphrase, err = prev.volumeKeys(); err != nil {
+			return nil, err
+		}
 	}
+
+	volume, print, err := makeRoot(ctx, p, prev, keys, bundleDir, step)
+	if err != nil {
+		return nil, err
+	}
+	res.RootReused = volume.reused
 
 	step("pack initrd")
 	record := &sealed.Record{
@@ -116,7 +138,7 @@ func Build(ctx context.Context, p Plan) (*Result, error) {
 		IdentitySeed: keys.Identity,
 		Root: sealed.Volume{
 			ID: volume.ID, Serial: RootSerial, Key: keys.Volume, Cipher: sealed.Cipher,
-			Offset: uint64(volume.Offset), Size: uint64(volume.Size), FSType: "ext4", ReadOnly: p.ReadOnly,
+			Offset: uint64(volume.Offset), Size: uint64(volume.Size), FSType: "ext4", ReadOnly: p.Root.ReadOnly,
 		},
 		Init: p.Init, StopSignal: p.StopSignal,
 	}
@@ -136,8 +158,14 @@ func Build(ctx context.Context, p Plan) (*Result, error) {
 	if err := writeManifest(ctx, p, record, bundleDir, &res.Manifest); err != nil {
 		return nil, err
 	}
-	if err := keys.write(secretsDir, p.Name, record); err != nil {
+	root := &RootAbout{Fingerprint: print, SHA256: res.Manifest.Disks[0].SHA256, Offset: volume.Offset, Size: volume.Size}
+	if err := keys.write(secretsDir, p.Name, record, root); err != nil {
 		return nil, err
+	}
+	if prev != nil {
+		if err := prev.keep(secretsDir); err != nil {
+			return nil, err
+		}
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -146,33 +174,72 @@ func Build(ctx context.Context, p Plan) (*Result, error) {
 		return nil, err
 	}
 	if err := bundleDir.Commit(); err != nil {
-		secretsDir.Withdraw()
+		if prev == nil {
+			secretsDir.Withdraw()
+		}
 		return nil, err
 	}
 	return res, nil
 }
 
-// check refuses a plan that could not be built, before any of the work.
-func (p *Plan) check(cmdline string) error {
+// rootVolume is the root disk of a build.
+type rootVolume struct {
+	*rootdisk.Volume
+	reused bool
+}
+
+// makeRoot makes the root disk, or takes the previous build's, and returns the
+// fingerprint of its source.
+func makeRoot(ctx context.Context, p Plan, prev *previous, keys *secrets, into *outfile.Dir, step func(string)) (rootVolume, string, error) {
+	step("read root file system")
+	print, err := fingerprint(ctx, p.Root)
+	if err != nil {
+		return rootVolume{}, "", err
+	}
+	if prev != nil {
+		if v, err := prev.takeRoot(ctx, print, into); v != nil || err != nil {
+			return rootVolume{v, true}, print, err
+		}
+	}
+	step("encrypt root disk")
+	v, err := rootdisk.Create(ctx, into.Join(rootFile), rootdisk.Options{
+		Source: p.Root.Source, Size: p.Root.Size, Key: keys.Volume, Passphrase: keys.Passphrase,
+	})
+	if err != nil {
+		return rootVolume{}, "", fmt.Errorf("create root disk: %w", err)
+	}
+	return rootVolume{v, false}, print, nil
+}
+
+// Check refuses a plan that could not be built, before any of the work, and
+// returns what is known of the result: its kernel command line.
+func (p *Plan) Check() (*Result, error) {
+	res := &Result{Cmdline: p.Cmdline}
+	if res.Cmdline == "" {
+		res.Cmdline = DefaultCmdline(3) // root disk, readiness port, network
+	}
 	if err := bundle.CheckName(p.Name); err != nil {
-		return err
+		return nil, err
 	}
 	if err := sealed.CheckInit(p.Init); err != nil {
-		return err
+		return nil, err
+	}
+	if _, err := os.Stat(p.Root.Source); err != nil {
+		return nil, fmt.Errorf("open root file system: %w", err)
 	}
 	if _, err := initrd.FindTree(p.Modules); err != nil {
-		return fmt.Errorf("open kernel modules: %w", err)
+		return nil, fmt.Errorf("open kernel modules: %w", err)
 	}
 	kernel, err := os.Open(p.Kernel)
 	if err != nil {
-		return fmt.Errorf("open kernel: %w", err)
+		return nil, fmt.Errorf("open kernel: %w", err)
 	}
 	defer kernel.Close()
 	info, err := kernel.Stat()
 	if err != nil {
-		return fmt.Errorf("open kernel: %w", err)
+		return nil, fmt.Errorf("open kernel: %w", err)
 	}
-	return seimage.CheckKernel(kernel, info.Size(), []byte(cmdline))
+	return res, seimage.CheckKernel(kernel, info.Size(), []byte(res.Cmdline))
 }
 
 // packInitrd writes the initrd to a file without a name: it holds the volume
@@ -265,7 +332,7 @@ func writeManifest(ctx context.Context, p Plan, record *sealed.Record, dir *outf
 		return err
 	}
 	m.Image = bundle.Image{Part: image, ID: hex.EncodeToString(record.ImageID[:])}
-	m.Disks = []bundle.Disk{{Part: root, Serial: RootSerial, Format: "raw", ReadOnly: p.ReadOnly}}
+	m.Disks = []bundle.Disk{{Part: root, Serial: RootSerial, Format: "raw", ReadOnly: p.Root.ReadOnly}}
 	text, err := m.Marshal()
 	if err != nil {
 		return err

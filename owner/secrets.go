@@ -22,6 +22,7 @@ const (
 	IdentityFile   = "identity.key" // Ed25519 seed, 32 bytes: the guest signs readiness with it
 	IdentityPublic = "identity.pub" // its public key, hex: checks readiness reports
 	AboutFile      = "about.json"   // which build these belong to
+	PreviousDir    = "previous"     // the same files of the build that this one replaced
 )
 
 // secrets are the keys of one build. Build owns them and wipes them.
@@ -47,7 +48,7 @@ func (s *secrets) wipe() {
 }
 
 // write puts the keys into the secrets folder.
-func (s *secrets) write(dir *outfile.Dir, name string, r *sealed.Record) error {
+func (s *secrets) write(dir *outfile.Dir, name string, r *sealed.Record, root *RootAbout) error {
 	for file, key := range map[string]secret.Bytes{
 		HeaderKeyFile: s.Header, ImageKeyFile: s.Image, CommKeyFile: s.Comm,
 		VolumeKeyFile: s.Volume, DiskKeyFile: s.Passphrase, IdentityFile: s.Identity,
@@ -60,11 +61,12 @@ func (s *secrets) write(dir *outfile.Dir, name string, r *sealed.Record) error {
 	if err := dir.WriteFile(IdentityPublic, []byte(pub), 0o600); err != nil {
 		return err
 	}
-	about, err := json.MarshalIndent(map[string]string{
-		"name":     name,
-		"image_id": hex.EncodeToString(r.ImageID[:]),
-		"root_id":  hex.EncodeToString(r.Root.ID[:]),
-		"built":    time.Now().UTC().Format(time.RFC3339),
+	about, err := json.MarshalIndent(About{
+		Name:    name,
+		ImageID: hex.EncodeToString(r.ImageID[:]),
+		RootID:  hex.EncodeToString(r.Root.ID[:]),
+		Built:   time.Now().UTC().Format(time.RFC3339),
+		Root:    root,
 	}, "", "  ")
 	if err != nil {
 		return fmt.Errorf("write %s: %w", AboutFile, err)

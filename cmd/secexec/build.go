@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -8,78 +9,141 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secexec/secexec/cmd/secexec/term"
+	"github.com/secexec/secexec/outfile"
 	"github.com/secexec/secexec/owner"
+	"github.com/secexec/secexec/owner/buildfile"
 )
 
 func newBuild() *cobra.Command {
-	var hosts hostFlags
-	var plan owner.Plan
-	var size byteSize
-	var parmfile string
+	var flags buildFlags
+	var printSchema, dryRun, update bool
 	cmd := &cobra.Command{
-		Use:   "build --root DIR|TAR --kernel FILE --modules DIR -k DOC... -o BUNDLE --secrets DIR",
+		Use:   "build [-f FILE] [flags]",
 		Short: "Encrypt a root disk, pack the initrd, seal the boot image: all in one step",
 		Long: `Build makes two folders: the bundle, which goes to the provider, and the
-secrets, which stay with the owner. Both appear complete or not at all.`,
+secrets, which stay with the owner. Both appear complete or not at all.
+
+What to build is said by a file, by default secexec.yaml in the working
+directory, by flags, or by both: a flag goes before the file's field. Paths in
+the file are relative to the file.
+
+With --update both folders are replaced. A root disk whose source is the same is
+taken over; otherwise it is encrypted again with the same volume key, so that
+what did not change in it need not be transferred again. The secrets keep the
+previous keys in the folder previous.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			docs, err := hosts.load(cmd.ErrOrStderr())
-			if err != nil {
-				return err
-			}
-			plan.Hosts, plan.RootSize = docs, int64(size)
-			if plan.Name == "" {
-				plan.Name = filepath.Base(filepath.Clean(plan.Bundle))
-			}
-			if parmfile != "" {
-				text, err := readSmall(parmfile, 64<<10)
+			if printSchema {
+				schema, err := buildfile.Schema()
 				if err != nil {
-					return fmt.Errorf("read kernel command line: %w", err)
+					return err
 				}
-				plan.Cmdline = string(text)
-			}
-			if plan.GuestDir, err = findGuestDir(plan.GuestDir); err != nil {
+				_, err = cmd.OutOrStdout().Write(schema)
 				return err
 			}
-			steps := term.NewSteps(cmd.OutOrStdout())
-			plan.Step = steps.Begin
-			res, err := owner.Build(cmd.Context(), plan)
+			file, err := flags.load(cmd)
 			if err != nil {
-				steps.Fail()
 				return err
 			}
-			steps.End("")
-			m := res.Manifest
-			return term.Fields(cmd.OutOrStdout(),
-				"bundle", fmt.Sprintf("%s (image %s, root %s), for the provider", plan.Bundle, mib(m.Image.Size), mib(m.Disks[0].Size)),
-				"secrets", plan.Secrets+", for nobody else",
-				"image id", m.Image.ID,
-				"key slots", fmt.Sprint(len(m.KeySlots)),
-				"initrd", fmt.Sprintf("%s, %d kernel modules", mib(res.InitrdSize), res.Modules),
-				"cmdline", res.Cmdline)
+			plan, err := planOf(cmd, file)
+			if err != nil {
+				return err
+			}
+			if dryRun {
+				return showPlan(cmd, file, plan)
+			}
+			plan.Update = update
+			return build(cmd, plan)
 		},
 	}
+	flags.add(cmd)
 	f := cmd.Flags()
-	f.StringVar(&plan.Name, "name", "", "the workload's name (default: the bundle folder's)")
-	f.StringVar(&plan.Root, "root", "", "root file system: a folder or a tar archive")
-	f.Var(&size, "root-size", "size of the root file system, such as 2G (default: content and head-room)")
-	f.BoolVar(&plan.ReadOnly, "read-only", false, "map and mount the root read-only")
-	f.StringVarP(&plan.Kernel, "kernel", "i", "", "s390x Linux image")
-	f.StringVar(&plan.Modules, "modules", "", "folder with the kernel's lib/modules")
-	f.StringVarP(&parmfile, "parmfile", "p", "", "file with the kernel command line (default: what an SE guest needs)")
-	f.StringVar(&plan.Cmdline, "cmdline", "", "kernel command line")
-	f.StringVar(&plan.Init, "init", "/sbin/init", "program in the root to hand over to")
-	f.Uint8Var(&plan.StopSignal, "stop-signal", 38, "signal that asks it to power off (systemd: SIGRTMIN+4 = 38)")
-	f.IntVar(&plan.MemoryMiB, "memory", 1024, "guest memory in MiB")
-	f.StringVar(&plan.GuestDir, "guest-dir", "", "folder with the s390x guestinit and guestagent (default: installed ones)")
-	f.StringVarP(&plan.Bundle, "output", "o", "", "bundle folder to make")
-	f.StringVar(&plan.Secrets, "secrets", "", "folder to make for the owner's keys")
-	hosts.add(cmd)
-	for _, name := range []string{"root", "kernel", "modules", "output", "secrets"} {
-		_ = cmd.MarkFlagRequired(name)
-	}
-	cmd.MarkFlagsMutuallyExclusive("parmfile", "cmdline")
+	f.BoolVar(&update, "update", false, "replace the bundle and its secrets if they exist, with what did not change")
+	f.BoolVar(&dryRun, "dry-run", false, "check the plan and print it as a build file, build nothing")
+	f.BoolVar(&printSchema, "print-schema", false, "print the JSON schema of the build file")
 	return cmd
+}
+
+func build(cmd *cobra.Command, plan *owner.Plan) error {
+	steps := term.NewSteps(cmd.OutOrStdout())
+	plan.Step = steps.Begin
+	res, err := owner.Build(cmd.Context(), *plan)
+	if err != nil {
+		steps.Fail()
+		if errors.Is(err, outfile.ErrExists) {
+			return fmt.Errorf("%w, or replace bundle and secrets by --update", err)
+		}
+		return err
+	}
+	steps.End("")
+	m := res.Manifest
+	root := "root " + mib(m.Disks[0].Size)
+	if res.RootReused {
+		root += " as before"
+	}
+	secrets := plan.Secrets + ", for nobody else"
+	if res.Updated {
+		secrets += "; those of the build before are in " + filepath.Join(plan.Secrets, owner.PreviousDir)
+	}
+	return term.Fields(cmd.OutOrStdout(),
+		"bundle", fmt.Sprintf("%s (image %s, %s), for the provider", plan.Bundle, mib(m.Image.Size), root),
+		"secrets", secrets,
+		"image id", m.Image.ID,
+		"key slots", fmt.Sprint(len(m.KeySlots)),
+		"initrd", fmt.Sprintf("%s, %d kernel modules", mib(res.InitrdSize), res.Modules),
+		"cmdline", res.Cmdline)
+}
+
+// planOf makes the plan that a complete build file asks for, with the host key
+// documents read and verified.
+func planOf(cmd *cobra.Command, f *buildfile.File) (*owner.Plan, error) {
+	hosts := hostFlags{documents: plainPaths(f.Hosts.Documents), certs: plainPaths(f.Hosts.Certs), rootCA: string(f.Hosts.RootCA), noVerify: f.Hosts.NoVerify}
+	docs, err := hosts.load(cmd.ErrOrStderr())
+	if err != nil {
+		return nil, err
+	}
+	guestDir, err := findGuestDir(string(f.GuestDir))
+	if err != nil {
+		return nil, err
+	}
+	return &owner.Plan{
+		Name: f.Name, Kernel: string(f.Kernel), Modules: string(f.Modules), Cmdline: f.Cmdline,
+		Root: owner.Root{Source: string(f.Root.Source), Size: int64(f.Root.Size), ReadOnly: f.Root.ReadOnly},
+		Init: f.Init, StopSignal: uint8(f.StopSignal), MemoryMiB: f.MemoryMiB,
+		Hosts: docs, GuestDir: guestDir, Bundle: string(f.Output), Secrets: string(f.Secrets),
+	}, nil
+}
+
+func plainPaths(paths []buildfile.Path) []string {
+	var out []string
+	for _, p := range paths {
+		out = append(out, string(p))
+	}
+	return out
+}
+
+// showPlan prints a plan that was checked as a build file that says all of it.
+func showPlan(cmd *cobra.Command, f *buildfile.File, plan *owner.Plan) error {
+	res, err := plan.Check()
+	if err != nil {
+		return err
+	}
+	full, err := f.Absolute()
+	if err != nil {
+		return err
+	}
+	full.Cmdline = res.Cmdline
+	dir, err := filepath.Abs(plan.GuestDir)
+	if err != nil {
+		return fmt.Errorf("find guestinit: %w", err)
+	}
+	full.GuestDir = buildfile.Path(dir)
+	text, err := full.Marshal()
+	if err != nil {
+		return err
+	}
+	_, err = cmd.OutOrStdout().Write(text)
+	return err
 }
 
 // findGuestDir finds guestinit and guestagent: as asked, beside this program,

@@ -2,9 +2,9 @@ package main
 
 import (
 	"fmt"
-	"math"
 	"strconv"
-	"strings"
+
+	"github.com/secexec/secexec/owner/buildfile"
 )
 
 // byteSize is a flag in bytes with the suffixes K, M, G and T, powers of 1024.
@@ -20,15 +20,11 @@ func (s *byteSize) String() string {
 func (s *byteSize) Type() string { return "size" }
 
 func (s *byteSize) Set(text string) error {
-	number, shift := text, 0
-	if i := strings.IndexAny(text, "KMGT"); i >= 0 && i == len(text)-1 {
-		number, shift = text[:i], 10*(1+strings.IndexByte("KMGT", text[i]))
+	n, err := buildfile.ParseSize(text)
+	if err != nil {
+		return err
 	}
-	n, err := strconv.ParseInt(number, 10, 64)
-	if err != nil || n <= 0 || n > math.MaxInt64>>shift {
-		return fmt.Errorf("%q is no size such as 512M or 2G", text)
-	}
-	*s = byteSize(n << shift)
+	*s = byteSize(n)
 	return nil
 }
 

@@ -108,7 +108,7 @@ func plan(name, root, host string, memory int) (owner.Plan, error) {
 	out := filepath.Join(lab.dir, name)
 	return owner.Plan{
 		Name: name, Kernel: filepath.Join(lab.cache, "kernel/vmlinuz"), Modules: filepath.Join(lab.cache, "kernel/modules"),
-		Root: root, GuestDir: lab.dir, Init: "/sbin/init", StopSignal: 38, MemoryMiB: memory,
+		Root: owner.Root{Source: root}, GuestDir: lab.dir, Init: "/sbin/init", StopSignal: 38, MemoryMiB: memory,
 		Hosts: []*hostkey.Document{doc}, Bundle: out, Secrets: out + "-secrets",
 	}, nil
 }

@@ -106,7 +106,7 @@ func TestReadOnlyRoot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	plan.ReadOnly = true
+	plan.Root.ReadOnly = true
 	if _, err := owner.Build(t.Context(), plan); err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,166 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/secexec/secexec/owner/buildfile"
+)
+
+// buildFlags are the flags that say what to build: each goes before a field of
+// the build file.
+type buildFlags struct {
+	path     string // of the build file
+	parmfile string
+	given    buildfile.File
+	fields   []fieldFlag
+}
+
+// fieldFlag is a flag with the field that it sets.
+type fieldFlag struct {
+	flag  string
+	field string // its name in the file
+	use   func(f *buildfile.File)
+}
+
+func (b *buildFlags) add(cmd *cobra.Command) {
+	f, g := cmd.Flags(), &b.given
+	f.StringVarP(&b.path, "file", "f", "", "build file (default: ./"+buildfile.Name+" where it is)")
+
+	f.StringVar(&g.Name, "name", "", "the workload's name (default: the bundle folder's)")
+	b.field("name", "name", func(f *buildfile.File) { f.Name = g.Name })
+	f.StringVar((*string)(&g.Root.Source), "root", "", "root file system: a folder or a tar archive")
+	b.field("root", "root.source", func(f *buildfile.File) { f.Root.Source = g.Root.Source })
+	f.Var((*byteSize)(&g.Root.Size), "root-size", "size of the root file system, such as 2G (default: content and head-room)")
+	b.field("root-size", "root.size", func(f *buildfile.File) { f.Root.Size = g.Root.Size })
+	f.BoolVar(&g.Root.ReadOnly, "read-only", false, "map and mount the root read-only")
+	b.field("read-only", "root.read_only", func(f *buildfile.File) { f.Root.ReadOnly = g.Root.ReadOnly })
+	f.StringVarP((*string)(&g.Kernel), "kernel", "i", "", "s390x Linux image")
+	b.field("kernel", "kernel", func(f *buildfile.File) { f.Kernel = g.Kernel })
+	f.StringVar((*string)(&g.Modules), "modules", "", "folder with the kernel's lib/modules")
+	b.field("modules", "modules", func(f *buildfile.File) { f.Modules = g.Modules })
+	f.StringVarP(&b.parmfile, "parmfile", "p", "", "file with the kernel command line (default: what an SE guest needs)")
+	f.StringVar(&g.Cmdline, "cmdline", "", "kernel command line")
+	b.field("cmdline", "cmdline", func(f *buildfile.File) { f.Cmdline = g.Cmdline })
+	f.StringVar(&g.Init, "init", "/sbin/init", "program in the root to hand over to")
+	b.field("init", "init", func(f *buildfile.File) { f.Init = g.Init })
+	f.IntVar(&g.StopSignal, "stop-signal", 38, "signal that asks it to power off (systemd: SIGRTMIN+4 = 38)")
+	b.field("stop-signal", "stop_signal", func(f *buildfile.File) { f.StopSignal = g.StopSignal })
+	f.IntVar(&g.MemoryMiB, "memory", 1024, "guest memory in MiB")
+	b.field("memory", "memory_mib", func(f *buildfile.File) { f.MemoryMiB = g.MemoryMiB })
+	f.StringVar((*string)(&g.GuestDir), "guest-dir", "", "folder with the s390x guestinit and guestagent (default: installed ones)")
+	b.field("guest-dir", "guest_dir", func(f *buildfile.File) { f.GuestDir = g.GuestDir })
+	f.StringVarP((*string)(&g.Output), "output", "o", "", "bundle folder to make")
+	b.field("output", "output", func(f *buildfile.File) { f.Output = g.Output })
+	f.StringVar((*string)(&g.Secrets), "secrets", "", "folder to make for the owner's keys")
+	b.field("secrets", "secrets", func(f *buildfile.File) { f.Secrets = g.Secrets })
+
+	f.VarP((*pathList)(&g.Hosts.Documents), "host-key-document", "k", "host key document of a host that may run the image (repeatable)")
+	b.field("host-key-document", "hosts.documents", func(f *buildfile.File) { f.Hosts.Documents = g.Hosts.Documents })
+	f.VarP((*pathList)(&g.Hosts.Certs), "cert", "C", "IBM Z signing certificate or an intermediate CA's (repeatable)")
+	b.field("cert", "hosts.certs", func(f *buildfile.File) { f.Hosts.Certs = g.Hosts.Certs })
+	f.StringVar((*string)(&g.Hosts.RootCA), "root-ca", "", "root CA certificate (default: the system's)")
+	b.field("root-ca", "hosts.root_ca", func(f *buildfile.File) { f.Hosts.RootCA = g.Hosts.RootCA })
+	f.BoolVar(&g.Hosts.NoVerify, "no-verify", false, "take host key documents without verification")
+	b.field("no-verify", "hosts.no_verify", func(f *buildfile.File) { f.Hosts.NoVerify = g.Hosts.NoVerify })
+	cmd.MarkFlagsMutuallyExclusive("parmfile", "cmdline")
+}
+
+func (b *buildFlags) field(flag, field string, use func(*buildfile.File)) {
+	b.fields = append(b.fields, fieldFlag{flag, field, use})
+}
+
+// load reads the build file and puts flags and defaults over it.
+func (b *buildFlags) load(cmd *cobra.Command) (*buildfile.File, error) {
+	file, err := b.read()
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range b.fields {
+		if cmd.Flags().Changed(f.flag) {
+			f.use(file)
+		}
+	}
+	if b.parmfile != "" {
+		text, err := readSmall(b.parmfile, 64<<10)
+		if err != nil {
+			return nil, fmt.Errorf("read kernel command line: %w", err)
+		}
+		file.Cmdline = string(text)
+	}
+	if file.Init == "" {
+		file.Init = b.given.Init
+	}
+	if file.StopSignal == 0 {
+		file.StopSignal = b.given.StopSignal
+	}
+	if file.MemoryMiB == 0 {
+		file.MemoryMiB = b.given.MemoryMiB
+	}
+	if file.StopSignal < 1 || file.StopSignal > 64 {
+		return nil, usageError{fmt.Errorf("stop signal %d is not in 1..64", file.StopSignal)}
+	}
+	if err := b.complete(file); err != nil {
+		return nil, err
+	}
+	if file.Name == "" {
+		file.Name = filepath.Base(filepath.Clean(string(file.Output)))
+	}
+	return file, nil
+}
+
+// read reads the build file. Without --file it need not be there.
+func (b *buildFlags) read() (*buildfile.File, error) {
+	path := b.path
+	if path == "" {
+		path = buildfile.Name
+	}
+	text, err := readSmall(path, buildfile.MaxSize)
+	if errors.Is(err, os.ErrNotExist) && b.path == "" {
+		return new(buildfile.File), nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read build file: %w", err)
+	}
+	return buildfile.Parse(path, text)
+}
+
+// complete names what neither file nor flags say.
+func (b *buildFlags) complete(f *buildfile.File) error {
+	var missing []string
+	for _, need := range []struct {
+		field string
+		given bool
+	}{
+		{"root.source", f.Root.Source != ""}, {"kernel", f.Kernel != ""}, {"modules", f.Modules != ""},
+		{"hosts.documents", len(f.Hosts.Documents) > 0}, {"output", f.Output != ""}, {"secrets", f.Secrets != ""},
+	} {
+		if need.given {
+			continue
+		}
+		for _, flag := range b.fields {
+			if flag.field == need.field {
+				missing = append(missing, fmt.Sprintf("%s (--%s)", need.field, flag.flag))
+			}
+		}
+	}
+	if missing == nil {
+		return nil
+	}
+	return usageError{fmt.Errorf("no %s: say it in %s or by flag", strings.Join(missing, ", "), buildfile.Name)}
+}
+
+// pathList is a repeatable flag of paths.
+type pathList []buildfile.Path
+
+func (l *pathList) String() string { return strings.Join(plainPaths(*l), " ") }
+func (l *pathList) Type() string   { return "stringArray" }
+func (l *pathList) Set(p string) error {
+	*l = append(*l, buildfile.Path(p))
+	return nil
+}

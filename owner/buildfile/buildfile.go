@@ -1,0 +1,139 @@
+// Package buildfile is secexec.yaml: one file that says what secexec build
+// makes.
+//
+// [File] is the form; parser and JSON schema both read it, so that a field is
+// there for both or for neither. Every field is obeyed: what secexec can't do
+// yet is no field. The format's page is docs/formats/secexec-yaml.md.
+package buildfile
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"path/filepath"
+	"reflect"
+	"strconv"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+)
+
+// Name is what the file is called by default.
+const Name = "secexec.yaml"
+
+// Limits of the file.
+const (
+	MaxSize  = 64 << 10 // bytes
+	MaxDepth = 8        // mappings and sequences within each other
+)
+
+// ErrInvalid is wrapped by every error about the file's text.
+var ErrInvalid = errors.New("invalid build file")
+
+// File is what secexec.yaml says. A zero field was not given. The tag `doc` is
+// the field's sentence in the schema, `min` and `max` bound numbers.
+type File struct {
+	Name       string `yaml:"name,omitempty" doc:"The workload's name; default: the output folder's."`
+	Kernel     Path   `yaml:"kernel,omitempty" doc:"s390x Linux image."`
+	Modules    Path   `yaml:"modules,omitempty" doc:"Folder with the kernel's lib/modules."`
+	Cmdline    string `yaml:"cmdline,omitempty" doc:"Kernel command line; default: what an SE guest needs."`
+	Root       Root   `yaml:"root,omitempty" doc:"The encrypted root file system."`
+	Init       string `yaml:"init,omitempty" doc:"Program in the root to hand over to; default: /sbin/init."`
+	StopSignal int    `yaml:"stop_signal,omitempty" doc:"Signal that asks it to power off; default: 38, systemd's SIGRTMIN+4." min:"1" max:"64"`
+	MemoryMiB  int    `yaml:"memory_mib,omitempty" doc:"Guest memory in MiB; default: 1024." min:"64" max:"4194304"`
+	Hosts      Hosts  `yaml:"hosts,omitempty" doc:"Hosts that may run the image."`
+	GuestDir   Path   `yaml:"guest_dir,omitempty" doc:"Folder with the s390x guestinit and guestagent; default: the installed ones."`
+	Output     Path   `yaml:"output,omitempty" doc:"Bundle folder to make, for the provider."`
+	Secrets    Path   `yaml:"secrets,omitempty" doc:"Folder to make for the owner's keys."`
+}
+
+// Root is the root file system.
+type Root struct {
+	Source   Path `yaml:"source,omitempty" doc:"Folder or tar archive."`
+	Size     Size `yaml:"size,omitempty" doc:"Size of the file system, such as 2G; default: content and head-room."`
+	ReadOnly bool `yaml:"read_only,omitempty" doc:"Map and mount the root read-only."`
+}
+
+// Hosts are the host key documents and what they are verified with.
+type Hosts struct {
+	Documents []Path `yaml:"documents,omitempty" doc:"Host key documents, a key slot for each."`
+	Certs     []Path `yaml:"certs,omitempty" doc:"IBM Z signing certificate and intermediate CA certificates."`
+	RootCA    Path   `yaml:"root_ca,omitempty" doc:"Root CA certificate; default: the system's."`
+	NoVerify  bool   `yaml:"no_verify,omitempty" doc:"Take the documents without verification: anybody's key may open the image."`
+}
+
+// Path is a path. In the file it is relative to the file's folder; Parse gives
+// it relative to the working directory.
+type Path string
+
+// Size is a number of bytes, written with K, M, G or T for powers of 1024.
+type Size int64
+
+// ParseSize parses a size such as 512M.
+func ParseSize(text string) (Size, error) {
+	number, shift := text, 0
+	if i := strings.IndexAny(text, "KMGT"); i >= 0 && i == len(text)-1 {
+		number, shift = text[:i], 10*(1+strings.IndexByte("KMGT", text[i]))
+	}
+	n, err := strconv.ParseUint(number, 10, 63)
+	if err != nil || n == 0 || n > math.MaxInt64>>shift {
+		return 0, fmt.Errorf("%q is no size such as 512M or 2G", text)
+	}
+	return Size(n << shift), nil
+}
+
+// String gives the size with the largest suffix that leaves a whole number.
+func (s Size) String() string {
+	n, suffix := int64(s), ""
+	for _, next := range []string{"K", "M", "G", "T"} {
+		if n == 0 || n%1024 != 0 {
+			break
+		}
+		n, suffix = n/1024, next
+	}
+	return strconv.FormatInt(n, 10) + suffix
+}
+
+// MarshalYAML writes the size as people do.
+func (s Size) MarshalYAML() (any, error) { return s.String(), nil }
+
+// Marshal returns the file's text.
+func (f *File) Marshal() ([]byte, error) {
+	text, err := yaml.MarshalWithOptions(f, yaml.IndentSequence(true))
+	if err != nil {
+		return nil, fmt.Errorf("write build file: %w", err)
+	}
+	return text, nil
+}
+
+// Absolute returns a copy whose paths don't depend on the working directory.
+func (f *File) Absolute() (*File, error) {
+	c := *f
+	c.Hosts.Documents = append([]Path(nil), f.Hosts.Documents...)
+	c.Hosts.Certs = append([]Path(nil), f.Hosts.Certs...)
+	var err error
+	eachPath(reflect.ValueOf(&c).Elem(), func(p Path) Path {
+		abs, e := filepath.Abs(string(p))
+		err = errors.Join(err, e)
+		return Path(abs)
+	})
+	return &c, err
+}
+
+// eachPath replaces every path that is given.
+func eachPath(v reflect.Value, replace func(Path) Path) {
+	switch v.Kind() {
+	case reflect.Struct:
+		for i := range v.NumField() {
+			eachPath(v.Field(i), replace)
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			eachPath(v.Index(i), replace)
+		}
+	case reflect.String:
+		if v.Type() == reflect.TypeFor[Path]() && v.String() != "" {
+			v.SetString(string(replace(Path(v.String()))))
+		}
+	}
+}
