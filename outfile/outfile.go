@@ -129,6 +129,39 @@ func createDir(path string, mode os.FileMode, replace bool) (*Dir, error) {
 	return d, nil
 }
 
+// ErrBusy says that another process is at work on the same output.
+var ErrBusy = errors.New("another process is making it")
+
+// ResumeDir is CreateDir, or ReplaceDir, for work that goes on where an earlier
+// process stopped: Keep leaves the temporary folder for the next ResumeDir of
+// the same path. One process at a time works on it.
+func ResumeDir(path string, mode os.FileMode, replace bool) (*Dir, error) {
+	path = filepath.Clean(path)
+	if _, err := os.Lstat(path); err != nil {
+		replace = false // nothing to replace; Commit says so if something appears
+	}
+	if !replace {
+		if err := free(path, false); err != nil {
+			return nil, err
+		}
+	}
+	tmp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".resume")
+	lock, err := lockDir(tmp, mode)
+	if err != nil {
+		return nil, fmt.Errorf("create %s: %w", path, err)
+	}
+	return &Dir{Path: tmp, path: path, replace: replace, lock: lock}, nil
+}
+
+// Keep ends the work and leaves what was made for the next ResumeDir, unless
+// the folder was committed.
+func (d *Dir) Keep() {
+	if !d.done {
+		d.done = true
+		d.lock.Close()
+	}
+}
+
 // Join returns the path of a name in the temporary folder.
 func (d *Dir) Join(name string) string { return filepath.Join(d.Path, name) }
 

@@ -47,6 +47,26 @@ func mkdirLocked(path string) (string, *os.File, error) {
 	}
 }
 
+// lockDir makes the folder or finds it, and locks it.
+func lockDir(path string, mode os.FileMode) (*os.File, error) {
+	if err := os.Mkdir(path, mode); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == unix.EWOULDBLOCK {
+		f.Close()
+		return nil, ErrBusy
+	}
+	if !locked(f, path) { // its maker committed it this moment
+		f.Close()
+		return nil, ErrBusy
+	}
+	return f, nil
+}
+
 // locked locks f, waiting for nobody but who is about to remove it, and tells
 // whether it is still at path. On a file system without locks it is unlocked,
 // and removeStale can't lock either: nothing is removed.

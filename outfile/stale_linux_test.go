@@ -121,3 +121,47 @@ func TestReplaceDir(t *testing.T) {
 		t.Errorf("left beside the output: %v", got)
 	}
 }
+
+func TestResumeDir(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "out")
+	first, err := ResumeDir(path, 0o755, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ResumeDir(path, 0o755, false); !errors.Is(err, ErrBusy) {
+		t.Errorf("second at work: %v", err)
+	}
+	if err := first.WriteFile("f", []byte("half"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	first.Keep()
+	second, err := ResumeDir(path, 0o755, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(second.Join("f")); err != nil || string(got) != "half" {
+		t.Errorf("kept: %q %v", got, err)
+	}
+	if err := second.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	second.Keep()
+	if got := names(t, dir); !slices.Equal(got, []string{"out"}) {
+		t.Errorf("left %v", got)
+	}
+	if _, err := ResumeDir(path, 0o755, false); !errors.Is(err, ErrExists) {
+		t.Errorf("over a folder: %v", err)
+	}
+	third, err := ResumeDir(path, 0o755, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := third.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if got := names(t, path); len(got) != 0 {
+		t.Errorf("replaced folder holds %v", got)
+	}
+}
