@@ -81,7 +81,7 @@ func newRoot() *cobra.Command {
 		&cobra.Group{ID: "owner", Title: "Workload owner:"},
 		&cobra.Group{ID: "operator", Title: "Provider operator:"},
 	)
-	for _, cmd := range []*cobra.Command{newHostkey(), newImage(), newDisk(), newBootdisk(), newKernel(), newBuild(), newEmulate()} {
+	for _, cmd := range []*cobra.Command{newHostkey(), newImage(), newDisk(), newBootdisk(), newKernel(), newBuild(), newBundle(), newEmulate()} {
 		cmd.GroupID = "owner"
 		root.AddCommand(cmd)
 	}

@@ -1,0 +1,158 @@
+package main
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/secexec/secexec/bundle"
+	"github.com/secexec/secexec/cmd/secexec/term"
+	"github.com/secexec/secexec/owner"
+	"github.com/secexec/secexec/seimage"
+)
+
+func newBundle() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "bundle",
+		Short: "Look at bundles, and move them through registries",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(newBundleShow(), newBundleVerify(), newBundlePush(), newBundlePull())
+	return cmd
+}
+
+func newBundleShow() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "show BUNDLE",
+		Short: "Show a bundle's manifest",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			b, err := bundle.Open(args[0])
+			if err != nil {
+				return err
+			}
+			defer b.Close()
+			m := &b.Manifest
+			if asJSON {
+				return printJSON(cmd, m)
+			}
+			pairs := []string{
+				"name", m.Name, "image id", m.Image.ID, "identity", m.Identity, "memory", fmt.Sprintf("%d MiB", m.MemoryMiB),
+				"image", fmt.Sprintf("%s, %s", m.Image.File, mib(m.Image.Size)),
+			}
+			for _, d := range m.Disks {
+				mode := ""
+				if d.ReadOnly {
+					mode = ", read-only"
+				}
+				pairs = append(pairs, "disk", fmt.Sprintf("%s, %s, serial number %s%s", d.File, mib(d.Size), d.Serial, mode))
+			}
+			for _, s := range m.KeySlots {
+				pairs = append(pairs, "key slot", s.HostKeyHash+" "+s.Subject)
+			}
+			return term.Fields(cmd.OutOrStdout(), pairs...)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// errBundle says that a bundle's parts don't belong together.
+var errBundle = errors.New("bundle does not verify")
+
+func newBundleVerify() *cobra.Command {
+	var identity string
+	cmd := &cobra.Command{
+		Use:   "verify BUNDLE",
+		Short: "Check a bundle's digests, and that its image has the key slots that its manifest names",
+		Long: `Verify reads every part and checks its digest, and that the key slots of the SE
+header are those of the manifest. With --identity, the public key from the
+owner's secrets, also that readiness reports are to be checked with that key.
+
+The manifest is not signed: verify finds damage, not an adversary. What the
+guest trusts is in the image, which protects itself.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			b, err := bundle.Open(args[0])
+			if err != nil {
+				return err
+			}
+			defer b.Close()
+			if identity != "" {
+				text, err := readSmall(identity, 4<<10)
+				if err != nil {
+					return fmt.Errorf("read identity: %w", err)
+				}
+				key, err := owner.ParseIdentity(text)
+				if err != nil {
+					return fmt.Errorf("%s: %w", identity, err)
+				}
+				if hex.EncodeToString(key) != b.Manifest.Identity {
+					return fmt.Errorf("verify %s: %w: its identity is %s, not the one of %s", args[0], errBundle, b.Manifest.Identity, identity)
+				}
+			}
+			if err := checkSlots(b); err != nil {
+				return fmt.Errorf("verify %s: %w", args[0], err)
+			}
+			if err := b.Verify(cmd.Context()); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: all parts are whole, %d key slots as in the image\n", args[0], len(b.Manifest.KeySlots))
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&identity, "identity", "", "the owner's identity.pub")
+	return cmd
+}
+
+// checkSlots compares the manifest's key slots with those of the SE header.
+func checkSlots(b *bundle.Bundle) error {
+	f, err := b.OpenPart(b.Manifest.Image.Part)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	img, err := seimage.Open(f, b.Manifest.Image.Size)
+	if err != nil {
+		return err
+	}
+	var inImage, named []string
+	for _, s := range img.Header.Slots {
+		inImage = append(inImage, hex.EncodeToString(s.HostHash[:]))
+	}
+	for _, s := range b.Manifest.KeySlots {
+		named = append(named, s.HostKeyHash)
+	}
+	slices.Sort(inImage)
+	slices.Sort(named)
+	if !slices.Equal(inImage, named) {
+		return fmt.Errorf("%w: the manifest names the key slots %v, the image has %v", errBundle, named, inImage)
+	}
+	return nil
+}
+
+// hostHashes reads host key hashes: of documents, or in hex.
+func hostHashes(cmd *cobra.Command, list []string) ([]string, error) {
+	var out []string
+	for _, text := range list {
+		if _, err := hex.DecodeString(text); err == nil && len(text) == 64 {
+			if _, err := os.Lstat(text); err != nil {
+				out = append(out, text)
+				continue
+			}
+		}
+		doc, err := readDocument(text, cmd.ErrOrStderr())
+		if err != nil {
+			return nil, err
+		}
+		hash := doc.Hash()
+		out = append(out, hex.EncodeToString(hash[:]))
+	}
+	return out, nil
+}
