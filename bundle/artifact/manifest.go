@@ -44,7 +44,7 @@ const (
 	MaxManifest = 4 << 20 // bytes, what registries commonly take
 	MaxLayers   = 8 << 10
 	MaxIndex    = 1 << 10 // manifests in an index
-	minChunk    = 64 << 20
+	minChunk    = 16 << 20
 	maxChunks   = 256 // of a part; larger parts have larger chunks
 )
 

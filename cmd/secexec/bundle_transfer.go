@@ -45,7 +45,7 @@ func newBundlePush() *cobra.Command {
 		Use:   "push BUNDLE REFERENCE",
 		Short: "Push a bundle to a registry or an OCI layout folder",
 		Long: `Push makes an OCI artifact of a bundle: HOST[:PORT]/REPOSITORY[:TAG] in a
-registry, or oci:FOLDER[:TAG]. Parts go in chunks of 64 MiB or more; what the
+registry, or oci:FOLDER[:TAG]. Parts go in chunks of 16 MiB or more; what the
 other side has is left out, so a push that was interrupted goes on where it
 stopped. The tag is set when all is there.`,
 		Args: cobra.ExactArgs(2),

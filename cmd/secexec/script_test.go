@@ -2,7 +2,10 @@ package main
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/binary"
+	"encoding/hex"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -21,7 +24,7 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"fakekernel": fakeKernel, "fakeguest": fakeGuest, "flip": flip, "names": names,
+			"fakekernel": fakeKernel, "fakeguest": fakeGuest, "flip": flip, "names": names, "nosecrets": noSecrets,
 		},
 	})
 }
@@ -87,5 +90,47 @@ func names(ts *testscript.TestScript, _ bool, args []string) {
 	delete(want, ".tmp")
 	if len(want) > 0 {
 		ts.Fatalf("%s lacks %v", args[0], want)
+	}
+}
+
+// noSecrets SECRETS PATH... wants no key of a secrets folder in any file under
+// the paths: neither its bytes nor its hex or base64 form, nor the first half
+// of any of them. Negated, it wants one, which shows that it can find.
+func noSecrets(ts *testscript.TestScript, neg bool, args []string) {
+	forms := make(map[string][]byte)
+	for _, name := range []string{"header.key", "image.key", "cck.key", "volume.key", "disk.key", "identity.key"} {
+		key, err := os.ReadFile(filepath.Join(ts.MkAbs(args[0]), name))
+		ts.Check(err)
+		half := key[:len(key)/2/3*3] // whole base64 groups
+		forms[name] = half
+		forms[name+" in hex"] = []byte(hex.EncodeToString(half))
+		forms[name+" in HEX"] = bytes.ToUpper([]byte(hex.EncodeToString(half)))
+		forms[name+" in base64"] = []byte(base64.StdEncoding.EncodeToString(half))
+		forms[name+" in base64url"] = []byte(base64.URLEncoding.EncodeToString(half))
+	}
+	files, found := 0, ""
+	for _, arg := range args[1:] {
+		ts.Check(filepath.WalkDir(ts.MkAbs(arg), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			data, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			files++
+			for what, form := range forms {
+				if bytes.Contains(data, form) {
+					found = path + " holds " + what
+				}
+			}
+			return nil
+		}))
+	}
+	if files == 0 {
+		ts.Fatalf("no files in %v", args[1:])
+	}
+	if (found != "") != neg {
+		ts.Fatalf("secrets in %v: %q", args[1:], found)
 	}
 }
