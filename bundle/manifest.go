@@ -99,8 +99,14 @@ func ParseManifest(text []byte) (*Manifest, error) {
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return nil, invalid("text after the manifest")
 	}
-	if err := m.Check(); err != nil {
+	// JSON has many texts for one value, and encoding/json takes fields twice and
+	// in any case: one text only, so that all readers read the same.
+	canonical, err := m.Marshal()
+	if err != nil {
 		return nil, err
+	}
+	if !bytes.Equal(canonical, text) {
+		return nil, invalid("it is not in the form that secexec writes")
 	}
 	return m, nil
 }
