@@ -117,7 +117,7 @@ func TestSchemaAgreesWithParser(t *testing.T) {
 	}
 	r := rand.New(rand.NewPCG(1, 2))
 	taken, refused := 0, 0
-	for range 20000 {
+	for range 4000 {
 		doc := randomObject(r, reflect.TypeFor[File]())
 		if len(doc) == 0 {
 			continue
@@ -140,7 +140,7 @@ func TestSchemaAgreesWithParser(t *testing.T) {
 			refused++
 		}
 	}
-	if taken < 1000 || refused < 1000 {
+	if taken < 200 || refused < 200 {
 		t.Errorf("%d taken, %d refused: the test tells too little", taken, refused)
 	}
 }
