@@ -108,7 +108,7 @@ func Create(ctx context.Context, path string, o Options) (*Table, error) {
 		return nil, err
 	}
 	if o.QCOW2 {
-		if err := toQCOW2(ctx, out.File, raw, table.Size); err != nil {
+		if err := ToQCOW2(ctx, out.File, raw, table.Size); err != nil {
 			return nil, err
 		}
 	}

@@ -32,8 +32,8 @@ type qcow2 struct {
 	refTable, refBlocks, l1, l2, first, end int64
 }
 
-// toQCOW2 writes a raw disk image as qcow2 to an empty file.
-func toQCOW2(ctx context.Context, out *os.File, raw io.ReaderAt, size int64) error {
+// ToQCOW2 writes a raw disk image as qcow2 to an empty file.
+func ToQCOW2(ctx context.Context, out *os.File, raw io.ReaderAt, size int64) error {
 	q, err := planQCOW2(ctx, raw, size)
 	if err != nil {
 		return fmt.Errorf("convert to qcow2: %w", err)

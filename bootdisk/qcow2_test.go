@@ -46,7 +46,7 @@ func TestPremiseQEMUReadsQCOW2(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := toQCOW2(t.Context(), f, c.raw, c.size); err != nil {
+		if err := ToQCOW2(t.Context(), f, c.raw, c.size); err != nil {
 			t.Fatal(err)
 		}
 		f.Close()

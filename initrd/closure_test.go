@@ -2,8 +2,6 @@ package initrd
 
 import (
 	"errors"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -133,37 +131,6 @@ func TestIndexRefuses(t *testing.T) {
 				t.Errorf("OpenTree: %v, want %v with %q and the file's name", err, ErrTree, tt.word)
 			}
 		})
-	}
-}
-
-func TestFindTree(t *testing.T) {
-	t.Parallel()
-	lay := func(t *testing.T, releases ...string) string {
-		dir := t.TempDir()
-		for _, r := range releases {
-			release := filepath.Join(dir, "lib", "modules", r)
-			if err := os.MkdirAll(release, 0o700); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(filepath.Join(release, "modules.dep"), []byte("kernel/a.ko:\n"), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-		return dir
-	}
-	one := lay(t, "6.12")
-	for _, dir := range []string{one, filepath.Join(one, "lib", "modules"), filepath.Join(one, "lib", "modules", "6.12"), filepath.Join(one, "lib", "modules", "6.12") + "/"} {
-		if tree, err := FindTree(dir); err != nil || tree.Release != "6.12" {
-			t.Errorf("FindTree(%s) gave %+v, %v", dir, tree, err)
-		}
-	}
-	for name, dir := range map[string]string{"two": lay(t, "6.12", "6.1"), "none": t.TempDir()} {
-		if _, err := FindTree(dir); !errors.Is(err, ErrTree) {
-			t.Errorf("%s: FindTree gave %v, want %v", name, err, ErrTree)
-		}
-	}
-	if _, err := FindTree(filepath.Join(one, "not-there")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("FindTree of nothing gave %v", err)
 	}
 }
 

@@ -30,26 +30,12 @@ import (
 	"github.com/secexec/secexec/sealed"
 )
 
-// DefaultModules is what a sealed guest needs: its disks, an encrypted ext4
-// root, a network. A module built into the kernel counts as there.
-var DefaultModules = []Wanted{
-	{Name: "virtio_blk"},
-	{Name: "aes_s390", Optional: true}, // before dm-crypt asks for a cipher: the CPU's own, when it has one
-	{Name: "xts"},
-	{Name: "dm-crypt"},
-	{Name: "ext4"},
-	{Name: "virtio_scsi"},
-	{Name: "sd_mod"},
-	{Name: "virtio_net"},
-}
-
 // Plan says what goes into an initrd.
 type Plan struct {
-	Tree    *Tree    // the kernel's modules; nil: those in the folder Modules
-	Modules string   // see FindTree
-	Want    []Wanted // what Needs gives
-	Init    string   // guestinit, a file
-	Agent   string   // guestagent, a file
+	Tree  *Tree    // the kernel's modules
+	Want  []Wanted // what Needs gives
+	Init  string   // guestinit, a file
+	Agent string   // guestagent, a file
 
 	// Record is complete but for its Modules, which Write fills in. It stays
 	// its owner's to wipe.
@@ -81,14 +67,7 @@ type entry struct {
 // the volume key in plain text: they belong into a sealed image and nowhere
 // else.
 func Write(ctx context.Context, w io.Writer, p Plan) error {
-	tree := p.Tree
-	if tree == nil {
-		var err error
-		if tree, err = FindTree(p.Modules); err != nil {
-			return err
-		}
-	}
-	modules, err := tree.Closure(p.Want)
+	modules, err := p.Tree.Closure(p.Want)
 	if err != nil {
 		return err
 	}
@@ -110,7 +89,7 @@ func Write(ctx context.Context, w io.Writer, p Plan) error {
 	for i, m := range modules {
 		file := fmt.Sprintf("%02d-%s.ko", i, m.File)
 		p.Record.Modules = append(p.Record.Modules, sealed.Module{File: file, Optional: m.Optional})
-		entries = append(entries, entry{path: "modules/" + file, mode: cpio.Regular | 0o400, load: func() ([]byte, error) { return load(tree, m, p.Strip) }})
+		entries = append(entries, entry{path: "modules/" + file, mode: cpio.Regular | 0o400, load: func() ([]byte, error) { return load(p.Tree, m, p.Strip) }})
 	}
 	return archive(ctx, w, entries)
 }

@@ -64,11 +64,15 @@ func plan(t *testing.T) Plan {
 	}
 	write(t, filepath.Join(dir, "guestinit"), fakeELF(elfExec, "guestinit"))
 	write(t, filepath.Join(dir, "guestagent"), fakeELF(elfDyn, "guestagent"))
+	tree, err := OpenTree(os.DirFS(filepath.Join(dir, "lib/modules/6.12-test")), "6.12-test")
+	if err != nil {
+		t.Fatal(err)
+	}
 	return Plan{
-		Modules: dir,
-		Want:    []Wanted{{Name: "dm-crypt"}, {Name: "ext4"}, {Name: "aes_s390", Optional: true}},
-		Init:    filepath.Join(dir, "guestinit"),
-		Agent:   filepath.Join(dir, "guestagent"),
+		Tree:  tree,
+		Want:  []Wanted{{Name: "dm-crypt"}, {Name: "ext4"}, {Name: "aes_s390", Optional: true}},
+		Init:  filepath.Join(dir, "guestinit"),
+		Agent: filepath.Join(dir, "guestagent"),
 		Record: &sealed.Record{
 			ImageID: [16]byte{1}, IdentitySeed: bytes.Repeat(secret.Bytes{2}, 32), Init: "/sbin/init", StopSignal: 38,
 			Root: sealed.Volume{ID: [16]byte{3}, Serial: "root", Key: bytes.Repeat(secret.Bytes{4}, sealed.KeySize),
@@ -143,7 +147,7 @@ func TestWriteStripped(t *testing.T) {
 	}
 	fsys["kernel/crypto/xts.ko"] = &fstest.MapFile{Data: moduleELF("depends=")}
 	p := plan(t)
-	p.Modules, p.Want = "", want
+	p.Want = want
 	for _, strip := range []bool{false, true} {
 		if p.Tree, err = OpenTree(fsys, "6.12-test"); err != nil {
 			t.Fatal(err)
@@ -234,12 +238,13 @@ func TestWriteRefuses(t *testing.T) {
 		want  error
 		word  string
 	}{
-		"no modules":       {func(p *Plan) { p.Modules = filepath.Join(p.Modules, "none") }, os.ErrNotExist, "none"},
 		"no such module":   {func(p *Plan) { p.Want = []Wanted{{Name: "zfs"}} }, ErrNoModule, "zfs"},
 		"no guestinit":     {func(p *Plan) { p.Init += "x" }, os.ErrNotExist, "guestinitx"},
-		"guestinit a text": {func(p *Plan) { p.Init = filepath.Join(p.Modules, "lib/modules/6.12-test/modules.dep") }, ErrNotS390x, "/init"},
-		"agent a module":   {func(p *Plan) { p.Agent = filepath.Join(p.Modules, "lib/modules/6.12-test/kernel/lib/crc16.ko") }, ErrNotS390x, "/guestagent"},
-		"bad record":       {func(p *Plan) { p.Record.Init = "init" }, sealed.ErrInvalid, "/sealed.record"},
+		"guestinit a text": {func(p *Plan) { p.Init = filepath.Join(filepath.Dir(p.Init), "lib/modules/6.12-test/modules.dep") }, ErrNotS390x, "/init"},
+		"agent a module": {func(p *Plan) {
+			p.Agent = filepath.Join(filepath.Dir(p.Agent), "lib/modules/6.12-test/kernel/lib/crc16.ko")
+		}, ErrNotS390x, "/guestagent"},
+		"bad record": {func(p *Plan) { p.Record.Init = "init" }, sealed.ErrInvalid, "/sealed.record"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -6,8 +6,6 @@ import (
 	"io"
 	"io/fs"
 	"maps"
-	"os"
-	"path"
 	"strings"
 
 	"github.com/secexec/secexec/compressed"
@@ -18,39 +16,6 @@ type Tree struct {
 	Release string // as `uname -r` prints it
 	fsys    fs.FS
 	index   *index
-}
-
-// FindTree opens the module tree in a folder: the folder itself, or the only
-// kernel in its lib/modules or directly in it.
-func FindTree(dir string) (*Tree, error) {
-	if info, err := os.Stat(dir); err != nil {
-		return nil, fmt.Errorf("open kernel modules: %w", err)
-	} else if !info.IsDir() {
-		return nil, fmt.Errorf("open kernel modules: %s is no folder", dir)
-	}
-	root := os.DirFS(dir)
-	for _, pattern := range []string{"modules.dep", "lib/modules/*/modules.dep", "usr/lib/modules/*/modules.dep", "*/modules.dep"} {
-		found, err := fs.Glob(root, pattern)
-		if err != nil {
-			return nil, fmt.Errorf("open kernel modules: %w", err)
-		}
-		switch len(found) {
-		case 0:
-			continue
-		case 1:
-			sub, err := fs.Sub(root, path.Dir(found[0]))
-			if err != nil {
-				return nil, fmt.Errorf("open kernel modules: %w", err)
-			}
-			release := path.Base(path.Dir(found[0]))
-			if release == "." {
-				release = path.Base(dir)
-			}
-			return OpenTree(sub, release)
-		}
-		return nil, fmt.Errorf("open kernel modules: %w: %s holds %d kernels; name one's folder, such as %s", ErrTree, dir, len(found), path.Dir(found[0]))
-	}
-	return nil, fmt.Errorf("open kernel modules: %w: no modules.dep in %s or its lib/modules; depmod makes it", ErrTree, dir)
 }
 
 // OpenTree reads the index files at the top of a module tree, fsys. depmod

@@ -19,18 +19,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fingerprint returns a digest of everything of a root's source that reaches
+// fingerprint returns a digest of everything of a volume's source that reaches
 // the disk, and of the options that shape it: equal fingerprints mean that the
 // disk need not be made again. Contents are read, times alone are not trusted.
 // It is "" for a source that is neither a folder nor a file here.
-func fingerprint(ctx context.Context, r Root) (string, error) {
+func fingerprint(ctx context.Context, r FileSystem) (string, error) {
+	h := &printer{ctx: ctx, h: sha256.New(), links: make(map[[2]uint64]string)}
+	h.text("secexec volume 1")
+	h.number(uint64(r.Size))
+	h.number(uint64(r.Partition))
+	if r.Source == "" { // an empty file system
+		return hex.EncodeToString(h.h.Sum(nil)), nil
+	}
 	info, err := os.Stat(r.Source)
 	if err != nil || !info.IsDir() && !info.Mode().IsRegular() {
 		return "", nil // rootdisk has the words for what it is
 	}
-	h := &printer{ctx: ctx, h: sha256.New(), links: make(map[[2]uint64]string)}
-	h.text("secexec root 1")
-	h.number(uint64(r.Size))
 	if info.IsDir() {
 		err = filepath.WalkDir(r.Source, func(path string, _ fs.DirEntry, err error) error {
 			if err != nil {

@@ -3,42 +3,22 @@ package owner
 import (
 	"bytes"
 	"context"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/secexec/secexec/bundle"
 	"github.com/secexec/secexec/outfile"
-	"github.com/secexec/secexec/rootdisk"
 	"github.com/secexec/secexec/sealed"
 	"github.com/secexec/secexec/secret"
 )
 
 // ErrPrevious says that the build to update can't be used.
 var ErrPrevious = errors.New("no build to update")
-
-// About is about.json in the secrets folder: which build the keys belong to,
-// and from what its root disk was made.
-type About struct {
-	Name    string     `json:"name"`
-	ImageID string     `json:"image_id"`
-	RootID  string     `json:"root_id"`
-	Built   string     `json:"built"` // RFC 3339
-	Root    *RootAbout `json:"root,omitempty"`
-}
-
-// RootAbout tells whether the next build may take the root disk as it is. The
-// digest is the owner's own: the one in the bundle has been to the provider.
-type RootAbout struct {
-	Fingerprint string `json:"fingerprint"` // of the source and its options, "" where it has none
-	SHA256      string `json:"sha256"`      // of root.img
-	Offset      int64  `json:"payload_offset"`
-	Size        int64  `json:"payload_size"`
-}
 
 // previous is the build that an update starts from.
 type previous struct {
@@ -73,6 +53,11 @@ func openPrevious(bundleDir, secretsDir string) (*previous, error) {
 	if err := d.Decode(&p.about); err != nil {
 		return nil, fmt.Errorf("update %s: %w: read %s of %s: %w", bundleDir, ErrPrevious, AboutFile, secretsDir, err)
 	}
+	for name := range p.about.Disks {
+		if err := bundle.CheckName(name); err != nil { // it becomes a file's name
+			return nil, fmt.Errorf("update %s: %w: read %s of %s: %w", bundleDir, ErrPrevious, AboutFile, secretsDir, err)
+		}
+	}
 	b, err := bundle.Open(bundleDir)
 	if err != nil {
 		return nil, fmt.Errorf("update %s: %w: %w", bundleDir, ErrPrevious, err)
@@ -84,50 +69,94 @@ func openPrevious(bundleDir, secretsDir string) (*previous, error) {
 	return p, nil
 }
 
-// volumeKeys takes over the keys of the root disk. All other keys are new for
-// each image. The caller wipes both.
-func (p *previous) volumeKeys() (volume, disk secret.Bytes, err error) {
-	if volume, err = readFile(filepath.Join(p.secrets, VolumeKeyFile), sealed.KeySize); err != nil {
+// disk tells what the previous build says of a disk. A nil previous has none.
+func (p *previous) disk(name string) (DiskAbout, bool) {
+	if p == nil {
+		return DiskAbout{}, false
+	}
+	d, ok := p.about.Disks[name]
+	return d, ok
+}
+
+// volumeKeys takes over the keys of a disk. All other keys are new for each
+// image. The caller wipes both, after an error too.
+func (p *previous) volumeKeys(d *disk) (volume, passphrase secret.Bytes, err error) {
+	if volume, err = readFile(filepath.Join(p.secrets, d.volumeKeyFile()), sealed.KeySize); err != nil {
 		return nil, nil, fmt.Errorf("read volume key: %w", err)
 	}
 	if len(volume) != sealed.KeySize {
-		return volume, nil, fmt.Errorf("read volume key: %d bytes, wants %d", len(volume), sealed.KeySize)
+		return volume, nil, fmt.Errorf("read volume key %s: %d bytes, wants %d", d.volumeKeyFile(), len(volume), sealed.KeySize)
 	}
-	if disk, err = readFile(filepath.Join(p.secrets, DiskKeyFile), 8<<20); err != nil {
-		return volume, nil, fmt.Errorf("read key file of the root disk: %w", err)
+	if passphrase, err = readFile(filepath.Join(p.secrets, d.passphraseFile()), 8<<20); err != nil {
+		return volume, nil, fmt.Errorf("read key file of %s: %w", d.what(), err)
 	}
-	return volume, disk, nil
+	return volume, passphrase, nil
 }
 
-// takeRoot links the previous root disk into the new bundle when it is what
-// this build would make: made of the same source and options, and unchanged
-// since. It returns nil when it is not.
-func (p *previous) takeRoot(ctx context.Context, fingerprint string, into *outfile.Dir) (*rootdisk.Volume, error) {
-	r := p.about.Root
-	id, err := hex.DecodeString(p.about.RootID)
-	if r == nil || fingerprint == "" || r.Fingerprint != fingerprint || err != nil || len(id) != 16 {
-		return nil, nil
+// take links the previous disk into the new bundle when it is what this build
+// would make: made of the same source and options, and unchanged since.
+func (p *previous) take(ctx context.Context, d *disk, fingerprint string, into *outfile.Dir) (bool, error) {
+	before, known := p.disk(d.name)
+	if !known || fingerprint == "" || before.Fingerprint != fingerprint {
+		return false, nil
 	}
-	f, err := os.Open(filepath.Join(p.bundle, rootFile))
+	path := filepath.Join(p.bundle, d.file())
+	part, err := describeFile(ctx, path)
+	if err != nil || part.SHA256 != before.SHA256 || part.Size != before.Offset+before.Size {
+		return false, ctx.Err() // moved away or changed: it is made again
+	}
+	if err := into.Link(d.file(), path); err != nil {
+		return false, err
+	}
+	d.about = before
+	return true, nil
+}
+
+// bootImage returns the path of the previous boot image where it can stay
+// beside the new one on a bootable disk: it is the one that was built, and
+// finds each of its disks at its place. "" otherwise.
+func (p *previous) bootImage(ctx context.Context, disks []*disk) string {
+	if p == nil || len(p.about.Disks) != len(disks) {
+		return ""
+	}
+	for _, d := range disks {
+		before, known := p.disk(d.name)
+		if !known || before.PartUUID != d.guid.String() || before.Offset != d.about.Offset || before.Size != d.about.Size || before.FSType != d.about.FSType {
+			return ""
+		}
+	}
+	path := filepath.Join(p.bundle, imageFile)
+	if part, err := describeFile(ctx, path); err != nil || part.SHA256 != p.about.ImageSHA256 {
+		return ""
+	}
+	return path
+}
+
+// describeFile measures a regular file.
+func describeFile(ctx context.Context, path string) (bundle.Part, error) {
+	f, err := openRegular(path)
 	if err != nil {
-		return nil, nil // moved away: it is made again
+		return bundle.Part{}, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil || !info.Mode().IsRegular() {
-		return nil, nil
-	}
-	part, err := bundle.Describe(ctx, rootFile, f)
+	return bundle.Describe(ctx, filepath.Base(path), f)
+}
+
+// openRegular opens a regular file and nothing else; it waits for no pipe.
+func openRegular(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
-	if part.SHA256 != r.SHA256 || part.Size != r.Offset+r.Size {
-		return nil, nil
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is no regular file", path)
 	}
-	if err := into.Link(rootFile, filepath.Join(p.bundle, rootFile)); err != nil {
+	if err != nil {
+		f.Close()
 		return nil, err
 	}
-	return &rootdisk.Volume{ID: [16]byte(id), Offset: r.Offset, Size: r.Size}, nil
+	return f, nil
 }
 
 // keep copies the previous keys into a folder of the new secrets: guests that
@@ -136,7 +165,12 @@ func (p *previous) keep(into *outfile.Dir) error {
 	if err := into.Mkdir(PreviousDir, 0o700); err != nil {
 		return err
 	}
-	for _, name := range []string{HeaderKeyFile, ImageKeyFile, CommKeyFile, VolumeKeyFile, DiskKeyFile, IdentityFile, IdentityPublic, AboutFile} {
+	names := []string{HeaderKeyFile, ImageKeyFile, CommKeyFile, IdentityFile, IdentityPublic, AboutFile}
+	for name := range p.about.Disks {
+		d := disk{name: name}
+		names = append(names, d.volumeKeyFile(), d.passphraseFile())
+	}
+	for _, name := range names {
 		data, err := readFile(filepath.Join(p.secrets, name), 8<<20)
 		if errors.Is(err, os.ErrNotExist) {
 			continue // the owner keeps it elsewhere
@@ -155,7 +189,7 @@ func (p *previous) keep(into *outfile.Dir) error {
 
 // readFile reads a regular file of at most limit bytes.
 func readFile(path string, limit int64) (secret.Bytes, error) {
-	f, err := os.Open(path)
+	f, err := openRegular(path)
 	if err != nil {
 		return nil, err
 	}
@@ -164,8 +198,6 @@ func readFile(path string, limit int64) (secret.Bytes, error) {
 	switch {
 	case err != nil:
 		return nil, err
-	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("%s is no regular file", path)
 	case info.Size() > limit:
 		return nil, fmt.Errorf("%s has %d bytes, at most %d", path, info.Size(), limit)
 	}

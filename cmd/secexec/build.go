@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/secexec/secexec/cmd/secexec/term"
+	"github.com/secexec/secexec/kernel"
 	"github.com/secexec/secexec/outfile"
 	"github.com/secexec/secexec/owner"
 	"github.com/secexec/secexec/owner/buildfile"
@@ -27,10 +30,13 @@ What to build is said by a file, by default secexec.yaml in the working
 directory, by flags, or by both: a flag goes before the file's field. Paths in
 the file are relative to the file.
 
-With --update both folders are replaced. A root disk whose source is the same is
-taken over; otherwise it is encrypted again with the same volume key, so that
-what did not change in it need not be transferred again. The secrets keep the
-previous keys in the folder previous.`,
+With --bootable-disk the bundle's one disk boots by itself, and there is a copy of
+it for providers that know no hostagent.
+
+With --update all of them are replaced. A disk whose source is the same is taken
+over; otherwise it is encrypted again with the same volume key, so that what did
+not change in it need not be transferred again. The secrets keep the previous
+keys in the folder previous.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if printSchema {
@@ -52,7 +58,7 @@ previous keys in the folder previous.`,
 			if dryRun {
 				return showPlan(cmd, file, plan)
 			}
-			plan.Update = update
+			plan.Update, plan.SkipTLS = update, !flags.tlsVerify
 			return build(cmd, plan)
 		},
 	}
@@ -77,27 +83,37 @@ func build(cmd *cobra.Command, plan *owner.Plan) error {
 	}
 	steps.End("")
 	m := res.Manifest
-	root := "root " + mib(m.Disks[0].Size)
-	if res.RootReused {
-		root += " as before"
+	parts := []string{"image " + mib(m.Image.Size)}
+	for _, d := range m.Disks {
+		part := d.Serial + " " + mib(d.Size)
+		if slices.Contains(res.Reused, d.Serial) {
+			part += " as before"
+		}
+		parts = append(parts, part)
 	}
 	secrets := plan.Secrets + ", for nobody else"
 	if res.Updated {
 		secrets += "; those of the build before are in " + filepath.Join(plan.Secrets, owner.PreviousDir)
 	}
-	return term.Fields(cmd.OutOrStdout(),
-		"bundle", fmt.Sprintf("%s (image %s, %s), for the provider", plan.Bundle, mib(m.Image.Size), root),
+	lines := []string{"bundle", fmt.Sprintf("%s (%s), for the provider", plan.Bundle, strings.Join(parts, ", "))}
+	if plan.BootableDisk != "" {
+		lines = append(lines, "bootable disk", plan.BootableDisk+", for providers that boot a guest from its disk")
+	}
+	return term.Fields(cmd.OutOrStdout(), append(lines,
 		"secrets", secrets,
 		"image id", m.Image.ID,
 		"key slots", fmt.Sprint(len(m.KeySlots)),
-		"initrd", fmt.Sprintf("%s, %d kernel modules", mib(res.InitrdSize), res.Modules),
-		"cmdline", res.Cmdline)
+		"initrd", fmt.Sprintf("%s, %d modules of kernel %s", mib(res.InitrdSize), res.Modules, res.Release),
+		"cmdline", res.Cmdline)...)
 }
 
 // planOf makes the plan that a complete build file asks for, with the host key
 // documents read and verified.
 func planOf(cmd *cobra.Command, f *buildfile.File) (*owner.Plan, error) {
-	hosts := hostFlags{documents: plainPaths(f.Hosts.Documents), certs: plainPaths(f.Hosts.Certs), rootCA: string(f.Hosts.RootCA), noVerify: f.Hosts.NoVerify}
+	hosts := hostFlags{
+		cmd: cmd, documents: plainPaths(f.Hosts.Documents), certs: plainPaths(f.Hosts.Certs), crls: plainPaths(f.Hosts.CRLs),
+		offline: f.Hosts.Offline, rootCA: string(f.Hosts.RootCA), noVerify: f.Hosts.NoVerify,
+	}
 	docs, err := hosts.load(cmd.ErrOrStderr())
 	if err != nil {
 		return nil, err
@@ -106,12 +122,21 @@ func planOf(cmd *cobra.Command, f *buildfile.File) (*owner.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &owner.Plan{
-		Name: f.Name, Kernel: string(f.Kernel), Modules: string(f.Modules), Cmdline: f.Cmdline,
-		Root: owner.Root{Source: string(f.Root.Source), Size: int64(f.Root.Size), ReadOnly: f.Root.ReadOnly},
+	plan := &owner.Plan{
+		Name: f.Name, Kernel: kernel.Source{Kernel: plainPaths(f.Kernel), Modules: plainPaths(f.Modules), Release: f.KernelRelease},
+		Strip: f.Signatures == "strip", Cmdline: f.Cmdline,
+		Root: owner.FileSystem{Source: string(f.Root.Source), Partition: f.Root.Partition, Size: int64(f.Root.Size), ReadOnly: f.Root.ReadOnly},
 		Init: f.Init, StopSignal: uint8(f.StopSignal), MemoryMiB: f.MemoryMiB,
-		Hosts: docs, GuestDir: guestDir, Bundle: string(f.Output), Secrets: string(f.Secrets),
-	}, nil
+		Hosts: docs, GuestDir: guestDir, Bundle: string(f.Output), Secrets: string(f.Secrets), BootableDisk: string(f.BootableDisk),
+		Warn: func(text string) { fmt.Fprintln(cmd.ErrOrStderr(), "warning:", text) },
+	}
+	for _, v := range f.Volumes {
+		plan.Volumes = append(plan.Volumes, owner.Volume{
+			Name: v.Name, Mount: v.Mount,
+			FileSystem: owner.FileSystem{Source: string(v.Source), Partition: v.Partition, Size: int64(v.Size), ReadOnly: v.ReadOnly},
+		})
+	}
+	return plan, nil
 }
 
 func plainPaths(paths []buildfile.Path) []string {
@@ -124,7 +149,7 @@ func plainPaths(paths []buildfile.Path) []string {
 
 // showPlan prints a plan that was checked as a build file that says all of it.
 func showPlan(cmd *cobra.Command, f *buildfile.File, plan *owner.Plan) error {
-	res, err := plan.Check()
+	res, err := plan.Check(cmd.Context())
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -15,10 +16,11 @@ import (
 // buildFlags are the flags that say what to build: each goes before a field of
 // the build file.
 type buildFlags struct {
-	path     string // of the build file
-	parmfile string
-	given    buildfile.File
-	fields   []fieldFlag
+	path      string // of the build file
+	parmfile  string
+	tlsVerify bool
+	given     buildfile.File
+	fields    []fieldFlag
 }
 
 // fieldFlag is a flag with the field that it sets.
@@ -34,16 +36,24 @@ func (b *buildFlags) add(cmd *cobra.Command) {
 
 	f.StringVar(&g.Name, "name", "", "the workload's name (default: the bundle folder's)")
 	b.field("name", "name", func(f *buildfile.File) { f.Name = g.Name })
-	f.StringVar((*string)(&g.Root.Source), "root", "", "root file system: a folder or a tar archive")
+	f.StringVar((*string)(&g.Root.Source), "root", "", "root file system: a folder, tar archive, disk image, or container image with its transport (docker://, oci:, oci-archive:, docker-archive:)")
 	b.field("root", "root.source", func(f *buildfile.File) { f.Root.Source = g.Root.Source })
+	f.IntVar(&g.Root.Partition, "partition", 0, "number of the root partition of a disk image (default: the only one that can be a root)")
+	b.field("partition", "root.partition", func(f *buildfile.File) { f.Root.Partition = g.Root.Partition })
 	f.Var((*byteSize)(&g.Root.Size), "root-size", "size of the root file system, such as 2G (default: content and head-room)")
 	b.field("root-size", "root.size", func(f *buildfile.File) { f.Root.Size = g.Root.Size })
 	f.BoolVar(&g.Root.ReadOnly, "read-only", false, "map and mount the root read-only")
 	b.field("read-only", "root.read_only", func(f *buildfile.File) { f.Root.ReadOnly = g.Root.ReadOnly })
-	f.StringVarP((*string)(&g.Kernel), "kernel", "i", "", "s390x Linux image")
+	f.Var((*volumeList)(&g.Volumes), "volume", "data volume with a key of its own: name=NAME,mount=DIR, size=SIZE or source=SOURCE, and ro (repeatable)")
+	b.field("volume", "volumes", func(f *buildfile.File) { f.Volumes = g.Volumes })
+	f.VarP((*pathList)(&g.Kernel), "kernel", "i", "s390x Linux: a raw image, an installed system's folder, or packages (repeatable)")
 	b.field("kernel", "kernel", func(f *buildfile.File) { f.Kernel = g.Kernel })
-	f.StringVar((*string)(&g.Modules), "modules", "", "folder with the kernel's lib/modules")
+	f.Var((*pathList)(&g.Modules), "modules", "folder with the kernel's lib/modules, or packages (repeatable; default: what --kernel brings)")
 	b.field("modules", "modules", func(f *buildfile.File) { f.Modules = g.Modules })
+	f.StringVar(&g.KernelRelease, "kernel-release", "", "release, as uname -r prints it, of one of several kernels")
+	b.field("kernel-release", "kernel_release", func(f *buildfile.File) { f.KernelRelease = g.KernelRelease })
+	f.StringVar(&g.Signatures, "module-signatures", "keep", "keep or strip the signatures of kernel modules, which cost time at each start")
+	b.field("module-signatures", "module_signatures", func(f *buildfile.File) { f.Signatures = g.Signatures })
 	f.StringVarP(&b.parmfile, "parmfile", "p", "", "file with the kernel command line (default: what an SE guest needs)")
 	f.StringVar(&g.Cmdline, "cmdline", "", "kernel command line")
 	b.field("cmdline", "cmdline", func(f *buildfile.File) { f.Cmdline = g.Cmdline })
@@ -60,10 +70,18 @@ func (b *buildFlags) add(cmd *cobra.Command) {
 	f.StringVar((*string)(&g.Secrets), "secrets", "", "folder to make for the owner's keys")
 	b.field("secrets", "secrets", func(f *buildfile.File) { f.Secrets = g.Secrets })
 
+	f.StringVar((*string)(&g.BootableDisk), "bootable-disk", "", "disk to make that boots by itself, with image, root and volumes; in qcow2 where its name ends so")
+	b.field("bootable-disk", "bootable_disk", func(f *buildfile.File) { f.BootableDisk = g.BootableDisk })
+	f.BoolVar(&b.tlsVerify, "tls-verify", true, "ask the registry of a container image for a valid certificate")
+
 	f.VarP((*pathList)(&g.Hosts.Documents), "host-key-document", "k", "host key document of a host that may run the image (repeatable)")
 	b.field("host-key-document", "hosts.documents", func(f *buildfile.File) { f.Hosts.Documents = g.Hosts.Documents })
 	f.VarP((*pathList)(&g.Hosts.Certs), "cert", "C", "IBM Z signing certificate or an intermediate CA's (repeatable)")
 	b.field("cert", "hosts.certs", func(f *buildfile.File) { f.Hosts.Certs = g.Hosts.Certs })
+	f.Var((*pathList)(&g.Hosts.CRLs), "crl", "certificate revocation list of the chain (repeatable)")
+	b.field("crl", "hosts.crls", func(f *buildfile.File) { f.Hosts.CRLs = g.Hosts.CRLs })
+	f.BoolVar(&g.Hosts.Offline, "offline", false, "download no revocation lists: use only those of --crl")
+	b.field("offline", "hosts.offline", func(f *buildfile.File) { f.Hosts.Offline = g.Hosts.Offline })
 	f.StringVar((*string)(&g.Hosts.RootCA), "root-ca", "", "root CA certificate (default: the system's)")
 	b.field("root-ca", "hosts.root_ca", func(f *buildfile.File) { f.Hosts.RootCA = g.Hosts.RootCA })
 	f.BoolVar(&g.Hosts.NoVerify, "no-verify", false, "take host key documents without verification")
@@ -102,6 +120,12 @@ func (b *buildFlags) load(cmd *cobra.Command) (*buildfile.File, error) {
 	if file.MemoryMiB == 0 {
 		file.MemoryMiB = b.given.MemoryMiB
 	}
+	if file.Signatures == "" {
+		file.Signatures = b.given.Signatures
+	}
+	if file.Signatures != "keep" && file.Signatures != "strip" {
+		return nil, usageError{fmt.Errorf("--module-signatures %s is neither keep nor strip", file.Signatures)}
+	}
 	if file.StopSignal < 1 || file.StopSignal > 64 {
 		return nil, usageError{fmt.Errorf("stop signal %d is not in 1..64", file.StopSignal)}
 	}
@@ -137,7 +161,7 @@ func (b *buildFlags) complete(f *buildfile.File) error {
 		field string
 		given bool
 	}{
-		{"root.source", f.Root.Source != ""}, {"kernel", f.Kernel != ""}, {"modules", f.Modules != ""},
+		{"root.source", f.Root.Source != ""}, {"kernel", len(f.Kernel) > 0},
 		{"hosts.documents", len(f.Hosts.Documents) > 0}, {"output", f.Output != ""}, {"secrets", f.Secrets != ""},
 	} {
 		if need.given {
@@ -153,6 +177,43 @@ func (b *buildFlags) complete(f *buildfile.File) error {
 		return nil
 	}
 	return usageError{fmt.Errorf("no %s: say it in %s or by flag", strings.Join(missing, ", "), buildfile.Name)}
+}
+
+// volumeList is a repeatable flag of data volumes, each in the form of
+// podman's --mount.
+type volumeList []buildfile.Volume
+
+func (l *volumeList) String() string { return "" }
+func (l *volumeList) Type() string   { return "volume" }
+func (l *volumeList) Set(text string) error {
+	var v buildfile.Volume
+	for word := range strings.SplitSeq(text, ",") {
+		key, value, _ := strings.Cut(word, "=")
+		var err error
+		switch key {
+		case "name":
+			v.Name = value
+		case "mount":
+			v.Mount = value
+		case "source":
+			v.Source = buildfile.Source(value)
+		case "partition":
+			v.Partition, err = strconv.Atoi(value)
+		case "size":
+			v.Size, err = buildfile.ParseSize(value)
+		case "ro":
+			if v.ReadOnly = true; value != "" {
+				err = errors.New("ro takes no value")
+			}
+		default:
+			err = fmt.Errorf("%q is none of name=, mount=, size=, source=, partition= and ro", word)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	*l = append(*l, v)
+	return nil
 }
 
 // pathList is a repeatable flag of paths.

@@ -34,12 +34,14 @@ func fakeKernel(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), fakeKernelBytes(), 0o644))
 }
 
-// fakeKernelBytes are 70 KiB with the magic at 0x10008 and a limit of 4096 bytes
-// for the command line.
+// fakeKernelBytes are 70 KiB with the magic at 0x10008, a limit of 4096 bytes
+// for the command line, and the release 6.12.0.
 func fakeKernelBytes() []byte {
 	b := bytes.Repeat([]byte{0xa5}, 70<<10)
 	copy(b[0x10008:], "S390EP")
 	binary.BigEndian.PutUint64(b[0x10430:], 4096)
+	binary.BigEndian.PutUint64(b[0x10428:], 0x11000)
+	copy(b[0x11000:], "6.12.0 (nobody)\x00")
 	return b
 }
 

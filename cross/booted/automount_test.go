@@ -8,9 +8,8 @@ import (
 	"testing"
 
 	"github.com/secexec/secexec/bootdisk"
-	"github.com/secexec/secexec/rootdisk"
-	"github.com/secexec/secexec/sealed"
-	"github.com/secexec/secexec/secret"
+	"github.com/secexec/secexec/bundle"
+	"github.com/secexec/secexec/owner"
 )
 
 // A host adds a partition in plain text, of the type that systemd mounts at
@@ -20,51 +19,38 @@ func TestHostsPartitionIsNotMounted(t *testing.T) {
 	if os.Getenv("SECEXEC_LONG") == "" {
 		t.Skip("set SECEXEC_LONG=1 (make test-long)")
 	}
-	small := disk(t)
+	if lab.skip != "" {
+		t.Skip(lab.skip)
+	}
 	tar := filepath.Join(lab.cache, "roots/debian.tar")
 	if _, err := os.Stat(tar); err != nil {
 		t.Skip("no Debian root in the cache: run cross/setup.sh")
 	}
-	dir := t.TempDir()
-	path := func(name string) string { return filepath.Join(dir, name) }
-	key := secret.Random(sealed.KeySize)
-	made, err := rootdisk.Create(t.Context(), path("root.img"), rootdisk.Options{Source: tar, Key: key, Passphrase: secret.Random(64)})
+	plan, err := plan("automount", tar, "host-a", 1024)
 	if err != nil {
 		t.Fatal(err)
 	}
-	root, srv := bootdisk.NewGUID(), bootdisk.NewGUID()
-	record := &sealed.Record{
-		ImageID: [16]byte(secret.Random(16)), IdentitySeed: secret.Random(32), Init: "/sbin/init", StopSignal: 38,
-		Root: sealed.Volume{
-			ID: made.ID, PartUUID: root, Key: key, Cipher: sealed.Cipher,
-			Offset: uint64(made.Offset), Size: uint64(made.Size), FSType: "ext4",
-		},
-	}
-	// Units that start or mount something say so on the console.
-	if err := sealImage(t, path("boot.seimg"), "systemd.show_status=1", record); err != nil {
+	plan.BootableDisk = filepath.Join(t.TempDir(), "disk.raw")
+	plan.Cmdline = owner.DefaultCmdline(3) + " systemd.show_status=1" // units that start or mount something say so
+	if _, err := owner.Build(t.Context(), plan); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command("mke2fs", "-q", "-F", "-t", "ext4", path("srv.img"), "16M").CombinedOutput(); err != nil {
+	b, err := bundle.Open(plan.Bundle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	srv := filepath.Join(t.TempDir(), "srv.img")
+	if out, err := exec.Command("mke2fs", "-q", "-F", "-t", "ext4", srv, "16M").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	table, err := bootdisk.Create(t.Context(), path("disk.raw"), bootdisk.Options{
-		Images:  []string{path("boot.seimg")},
-		Volumes: []bootdisk.Volume{{ID: root, Name: "root", Path: path("root.img")}, {ID: srv, Name: "srv", Path: path("srv.img")}},
-	})
+	plain, err := os.ReadFile(srv)
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &sealedDisk{path: path("disk.raw"), image: path("boot.seimg"), table: table, manifest: small.manifest}
-	d.manifest.MemoryMiB = 1024
+	d := &sealedDisk{path: plan.BootableDisk, image: filepath.Join(plan.Bundle, "boot.seimg"), manifest: b.Manifest}
 	n := newNode(t)
-	err = n.launch(d.bundle(t, func(f *os.File) error {
-		forged := *table
-		forged.Partitions = append([]bootdisk.Partition(nil), table.Partitions...)
-		if forged.Partitions[2].Type, err = bootdisk.ParseGUID("3b8f8425-20e0-4f3b-907f-1a25a76f98e8"); err != nil {
-			return err
-		}
-		return forged.Write(f)
-	}), "g")
+	err = n.launch(d.bundle(t, func(f *os.File) error { return addPartition(f, "3b8f8425-20e0-4f3b-907f-1a25a76f98e8", plain) }), "g")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,4 +61,31 @@ func TestHostsPartitionIsNotMounted(t *testing.T) {
 	if strings.Contains(console, "srv.mount") {
 		t.Errorf("the host's partition is mounted:\n%s", console)
 	}
+}
+
+// addPartition lets a disk grow by a partition of some type.
+func addPartition(disk *os.File, typeGUID string, content []byte) error {
+	info, err := disk.Stat()
+	if err != nil {
+		return err
+	}
+	table, err := bootdisk.ReadTable(disk, info.Size())
+	if err != nil {
+		return err
+	}
+	kind, err := bootdisk.ParseGUID(typeGUID)
+	if err != nil {
+		return err
+	}
+	const mebi = 1 << 20
+	start := (table.Size + mebi - 1) / mebi * mebi
+	table.Partitions = append(table.Partitions, bootdisk.Partition{ID: bootdisk.NewGUID(), Type: kind, Name: "srv", Start: start, Size: int64(len(content))})
+	table.Size = start + int64(len(content)) + mebi
+	if err := disk.Truncate(table.Size); err != nil {
+		return err
+	}
+	if _, err := disk.WriteAt(content, start); err != nil {
+		return err
+	}
+	return table.Write(disk)
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/secexec/secexec/hostagent/fault"
 	"github.com/secexec/secexec/hostkey"
 	"github.com/secexec/secexec/hostkey/hostkeytest"
+	"github.com/secexec/secexec/kernel"
 	"github.com/secexec/secexec/owner"
 	"github.com/secexec/secexec/proto/hostagent/v1"
 )
@@ -107,8 +108,8 @@ func plan(name, root, host string, memory int) (owner.Plan, error) {
 	}
 	out := filepath.Join(lab.dir, name)
 	return owner.Plan{
-		Name: name, Kernel: filepath.Join(lab.cache, "kernel/vmlinuz"), Modules: filepath.Join(lab.cache, "kernel/modules"),
-		Root: owner.Root{Source: root}, GuestDir: lab.dir, Init: "/sbin/init", StopSignal: 38, MemoryMiB: memory,
+		Name: name, Kernel: kernel.Source{Kernel: []string{filepath.Join(lab.cache, "kernel/vmlinuz")}, Modules: []string{filepath.Join(lab.cache, "kernel/modules")}},
+		Root: owner.FileSystem{Source: root}, GuestDir: lab.dir, Init: "/sbin/init", StopSignal: 38, MemoryMiB: memory,
 		Hosts: []*hostkey.Document{doc}, Bundle: out, Secrets: out + "-secrets",
 	}, nil
 }

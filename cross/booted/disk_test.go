@@ -2,8 +2,6 @@ package booted
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"encoding/hex"
 	"io"
 	"os"
 	"os/exec"
@@ -15,13 +13,8 @@ import (
 
 	"github.com/secexec/secexec/bootdisk"
 	"github.com/secexec/secexec/bundle"
-	"github.com/secexec/secexec/initrd"
 	"github.com/secexec/secexec/owner"
 	"github.com/secexec/secexec/proto/hostagent/v1"
-	"github.com/secexec/secexec/rootdisk"
-	"github.com/secexec/secexec/sealed"
-	"github.com/secexec/secexec/secret"
-	"github.com/secexec/secexec/seimage"
 )
 
 // sealedDisk is a bootable disk with two images, a root and a data volume, and
@@ -30,7 +23,8 @@ type sealedDisk struct {
 	path, image string
 	table       *bootdisk.Table
 	manifest    bundle.Manifest
-	identity    string // file
+	identity    string // file of the image that boots by default
+	previous    string // and of the one before it
 }
 
 var diskOnce struct {
@@ -50,8 +44,10 @@ func disk(t *testing.T) *sealedDisk {
 	return diskOnce.disk
 }
 
+// makeDisk builds the disk and updates it once, so that the image of the first
+// build is the second one in its boot menu.
 func makeDisk(t *testing.T) (*sealedDisk, error) {
-	dir := filepath.Join(lab.dir, "disk")
+	dir := filepath.Join(lab.dir, "disk-files")
 	data := filepath.Join(dir, "data")
 	if err := os.MkdirAll(data, 0o755); err != nil {
 		return nil, err
@@ -59,86 +55,43 @@ func makeDisk(t *testing.T) (*sealedDisk, error) {
 	if err := os.WriteFile(filepath.Join(data, "content"), []byte("the owner's data\n"), 0o644); err != nil {
 		return nil, err
 	}
-	volume := func(name, source string) (v sealed.Volume, p bootdisk.Volume, err error) {
-		p = bootdisk.Volume{ID: bootdisk.NewGUID(), Name: name, Path: filepath.Join(dir, name+".img")}
-		key := secret.Random(sealed.KeySize)
-		made, err := rootdisk.Create(t.Context(), p.Path, rootdisk.Options{Source: source, Size: 32 << 20, Key: key, Passphrase: secret.Random(64)})
-		if err != nil {
-			return v, p, err
-		}
-		return sealed.Volume{
-			ID: made.ID, PartUUID: p.ID, Key: key, Cipher: sealed.Cipher,
-			Offset: uint64(made.Offset), Size: uint64(made.Size), FSType: "ext4",
-		}, p, nil
-	}
-	root, rootPart, err := volume("root", filepath.Join(lab.dir, "small-root"))
+	plan, err := plan("disk", filepath.Join(lab.dir, "small-root"), "host-a", 256)
 	if err != nil {
 		return nil, err
 	}
-	srv, srvPart, err := volume("srv", data)
-	if err != nil {
-		return nil, err
-	}
-	srv.ReadOnly = true
-	record := &sealed.Record{
-		ImageID: [16]byte(secret.Random(16)), IdentitySeed: secret.Random(32), Root: root,
-		Data: []sealed.DataVolume{{Volume: srv, Mount: "/srv"}}, Init: "/sbin/init", StopSignal: 38,
-	}
-	d := &sealedDisk{path: filepath.Join(dir, "disk.raw"), identity: filepath.Join(dir, "identity.pub"), image: filepath.Join(dir, "boot.seimg")}
-	previous := filepath.Join(dir, "previous.seimg")
-	for path, cmdline := range map[string]string{d.image: "image=current", previous: "image=previous"} {
-		if err := sealImage(t, path, cmdline, record); err != nil {
+	plan.Root.Size = 32 << 20
+	plan.Volumes = []owner.Volume{{Name: "srv", Mount: "/srv", FileSystem: owner.FileSystem{Source: data, Size: 32 << 20, ReadOnly: true}}}
+	plan.BootableDisk = filepath.Join(dir, "disk.raw")
+	plan.Update = true
+	for _, word := range []string{"image=previous", "image=current"} {
+		plan.Cmdline = owner.DefaultCmdline(3) + " " + word
+		if _, err := owner.Build(t.Context(), plan); err != nil {
 			return nil, err
 		}
 	}
-	if d.table, err = bootdisk.Create(t.Context(), d.path, bootdisk.Options{
-		Images:  []string{d.image, previous},
-		Volumes: []bootdisk.Volume{rootPart, srvPart},
-	}); err != nil {
-		return nil, err
-	}
-	plan, err := plan("disk", "", "host-a", 256)
+	f, err := os.Open(plan.BootableDisk)
 	if err != nil {
 		return nil, err
 	}
-	hash := plan.Hosts[0].Hash()
-	identity := hex.EncodeToString(record.PublicKey())
-	d.manifest = bundle.Manifest{
-		Version: bundle.Version, Name: "disk", Boot: bundle.BootDisk, Identity: identity, MemoryMiB: 256,
-		Image:    bundle.Image{ID: hex.EncodeToString(record.ImageID[:])},
-		KeySlots: []bundle.KeySlot{{HostKeyHash: hex.EncodeToString(hash[:]), Subject: plan.Hosts[0].Subject()}},
-	}
-	return d, os.WriteFile(d.identity, []byte(identity+"\n"), 0o600)
-}
-
-// sealImage seals an image whose command line has a word of its own.
-func sealImage(t *testing.T, path, word string, record *sealed.Record) error {
-	plan, err := plan("disk", "", "host-a", 256)
+	defer f.Close()
+	info, err := f.Stat()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var rd bytes.Buffer
-	if err := initrd.Write(t.Context(), &rd, initrd.Plan{
-		Modules: plan.Modules, Want: initrd.DefaultModules, Record: record,
-		Init: filepath.Join(lab.dir, "guestinit"), Agent: filepath.Join(lab.dir, "guestagent"),
-	}); err != nil {
-		return err
+	d := &sealedDisk{
+		path: plan.BootableDisk, image: filepath.Join(plan.Bundle, "boot.seimg"),
+		identity: filepath.Join(plan.Secrets, owner.IdentityPublic),
+		previous: filepath.Join(plan.Secrets, owner.PreviousDir, owner.IdentityPublic),
 	}
-	kernel, err := os.ReadFile(plan.Kernel)
+	if d.table, err = bootdisk.ReadTable(f, info.Size()); err != nil {
+		return nil, err
+	}
+	b, err := bundle.Open(plan.Bundle)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	out, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	defer out.Close()
-	_, err = seimage.Create(t.Context(), out, seimage.Spec{
-		Kernel:  seimage.Source{R: bytes.NewReader(kernel), Size: int64(len(kernel))},
-		Initrd:  seimage.Source{R: bytes.NewReader(rd.Bytes()), Size: int64(rd.Len())},
-		Cmdline: []byte(owner.DefaultCmdline(3) + " " + word), Hosts: []*ecdsa.PublicKey{plan.Hosts[0].Key},
-	})
-	return err
+	d.manifest = b.Manifest
+	return d, b.Close()
 }
 
 // bundle makes a bundle with a copy of the disk that forge, which may be nil,
@@ -214,7 +167,7 @@ func TestBootableDisk(t *testing.T) {
 		t.Error(err)
 	}
 
-	if out, err := n.secexec("run", b, "--name", "p", "--loadparm", "2", "--identity", d.identity); err != nil {
+	if out, err := n.secexec("run", b, "--name", "p", "--loadparm", "2", "--identity", d.previous); err != nil {
 		t.Fatalf("run: %v\n%s\n%s", err, out, n.console("p"))
 	}
 	if console := n.says("p", "testinit: waits"); !strings.Contains(console, " image=previous") {

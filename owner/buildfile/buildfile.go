@@ -12,10 +12,13 @@ import (
 	"math"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/secexec/secexec/rootdisk/oci"
 )
 
 // Name is what the file is called by default.
@@ -31,33 +34,52 @@ const (
 var ErrInvalid = errors.New("invalid build file")
 
 // File is what secexec.yaml says. A zero field was not given. The tag `doc` is
-// the field's sentence in the schema, `min` and `max` bound numbers.
+// the field's sentence in the schema; `min` and `max` bound numbers, `enum`
+// lists the words that a text may be, and with `one` a list of one item may be
+// written without the list.
 type File struct {
-	Name       string `yaml:"name,omitempty" doc:"The workload's name; default: the output folder's."`
-	Kernel     Path   `yaml:"kernel,omitempty" doc:"s390x Linux image."`
-	Modules    Path   `yaml:"modules,omitempty" doc:"Folder with the kernel's lib/modules."`
-	Cmdline    string `yaml:"cmdline,omitempty" doc:"Kernel command line; default: what an SE guest needs."`
-	Root       Root   `yaml:"root,omitempty" doc:"The encrypted root file system."`
-	Init       string `yaml:"init,omitempty" doc:"Program in the root to hand over to; default: /sbin/init."`
-	StopSignal int    `yaml:"stop_signal,omitempty" doc:"Signal that asks it to power off; default: 38, systemd's SIGRTMIN+4." min:"1" max:"64"`
-	MemoryMiB  int    `yaml:"memory_mib,omitempty" doc:"Guest memory in MiB; default: 1024." min:"64" max:"4194304"`
-	Hosts      Hosts  `yaml:"hosts,omitempty" doc:"Hosts that may run the image."`
-	GuestDir   Path   `yaml:"guest_dir,omitempty" doc:"Folder with the s390x guestinit and guestagent; default: the installed ones."`
-	Output     Path   `yaml:"output,omitempty" doc:"Bundle folder to make, for the provider."`
-	Secrets    Path   `yaml:"secrets,omitempty" doc:"Folder to make for the owner's keys."`
+	Name          string   `yaml:"name,omitempty" doc:"The workload's name; default: the output folder's."`
+	Kernel        []Path   `yaml:"kernel,omitempty" one:"true" doc:"s390x Linux: a raw image, an installed system's folder, or Debian or RPM packages."`
+	Modules       []Path   `yaml:"modules,omitempty" one:"true" doc:"Folder with the kernel's lib/modules, or packages; default: what kernel brings."`
+	KernelRelease string   `yaml:"kernel_release,omitempty" doc:"Release, as uname -r prints it, of one of several kernels."`
+	Signatures    string   `yaml:"module_signatures,omitempty" enum:"keep strip" doc:"Whether kernel modules keep their signatures, which cost time at each start; default: keep."`
+	Cmdline       string   `yaml:"cmdline,omitempty" doc:"Kernel command line; default: what an SE guest needs."`
+	Root          Root     `yaml:"root,omitempty" doc:"The encrypted root file system."`
+	Volumes       []Volume `yaml:"volumes,omitempty" doc:"Encrypted data volumes, each with a key of its own."`
+	Init          string   `yaml:"init,omitempty" doc:"Program in the root to hand over to; default: /sbin/init."`
+	StopSignal    int      `yaml:"stop_signal,omitempty" doc:"Signal that asks it to power off; default: 38, systemd's SIGRTMIN+4." min:"1" max:"64"`
+	MemoryMiB     int      `yaml:"memory_mib,omitempty" doc:"Guest memory in MiB; default: 1024." min:"64" max:"4194304"`
+	Hosts         Hosts    `yaml:"hosts,omitempty" doc:"Hosts that may run the image."`
+	GuestDir      Path     `yaml:"guest_dir,omitempty" doc:"Folder with the s390x guestinit and guestagent; default: the installed ones."`
+	Output        Path     `yaml:"output,omitempty" doc:"Bundle folder to make, for the provider."`
+	Secrets       Path     `yaml:"secrets,omitempty" doc:"Folder to make for the owner's keys."`
+	BootableDisk  Path     `yaml:"bootable_disk,omitempty" doc:"Disk to make that boots by itself, in qcow2 where its name ends so."`
 }
 
 // Root is the root file system.
 type Root struct {
-	Source   Path `yaml:"source,omitempty" doc:"Folder or tar archive."`
-	Size     Size `yaml:"size,omitempty" doc:"Size of the file system, such as 2G; default: content and head-room."`
-	ReadOnly bool `yaml:"read_only,omitempty" doc:"Map and mount the root read-only."`
+	Source    Source `yaml:"source,omitempty" doc:"Folder, tar archive, disk image, or container image with its transport."`
+	Partition int    `yaml:"partition,omitempty" doc:"Number of the partition of a disk image; default: the only one that can be a root." min:"1" max:"128"`
+	Size      Size   `yaml:"size,omitempty" doc:"Size of the file system, such as 2G; default: content and head-room."`
+	ReadOnly  bool   `yaml:"read_only,omitempty" doc:"Map and mount the root read-only."`
+}
+
+// Volume is a data volume.
+type Volume struct {
+	Name      string `yaml:"name,omitempty" doc:"Its name, a-z, 0-9 and '-', at most 16 characters."`
+	Mount     string `yaml:"mount,omitempty" doc:"Folder in the root where it is mounted."`
+	Source    Source `yaml:"source,omitempty" doc:"What is in it, as for root; default: nothing."`
+	Partition int    `yaml:"partition,omitempty" doc:"Number of the partition of a disk image; default: the only one there." min:"1" max:"128"`
+	Size      Size   `yaml:"size,omitempty" doc:"Size of the file system, such as 10G; needed without a source."`
+	ReadOnly  bool   `yaml:"read_only,omitempty" doc:"Map and mount it read-only."`
 }
 
 // Hosts are the host key documents and what they are verified with.
 type Hosts struct {
 	Documents []Path `yaml:"documents,omitempty" doc:"Host key documents, a key slot for each."`
 	Certs     []Path `yaml:"certs,omitempty" doc:"IBM Z signing certificate and intermediate CA certificates."`
+	CRLs      []Path `yaml:"crls,omitempty" doc:"Certificate revocation lists of the chain; default: downloaded."`
+	Offline   bool   `yaml:"offline,omitempty" doc:"Download no revocation lists: use only crls."`
 	RootCA    Path   `yaml:"root_ca,omitempty" doc:"Root CA certificate; default: the system's."`
 	NoVerify  bool   `yaml:"no_verify,omitempty" doc:"Take the documents without verification: anybody's key may open the image."`
 }
@@ -65,6 +87,28 @@ type Hosts struct {
 // Path is a path. In the file it is relative to the file's folder; Parse gives
 // it relative to the working directory.
 type Path string
+
+// Source is a path, or a container image with its transport, such as
+// docker://example.com/app:1 or oci:folder. Where a transport is followed by a
+// path, that is relative as paths are.
+type Source string
+
+// relocate gives a source's path to replace.
+func (s Source) relocate(replace func(Path) Path) Source {
+	transport, rest, ok := oci.Transport(string(s))
+	switch {
+	case !ok:
+		return Source(replace(Path(s)))
+	case transport == "docker":
+		return s
+	}
+	path, tag, tagged := strings.Cut(rest, ":")
+	s = Source(transport + ":" + string(replace(Path(path))))
+	if tagged {
+		s += Source(":" + tag)
+	}
+	return s
+}
 
 // Size is a number of bytes, written with K, M, G or T for powers of 1024.
 type Size int64
@@ -109,8 +153,9 @@ func (f *File) Marshal() ([]byte, error) {
 // Absolute returns a copy whose paths don't depend on the working directory.
 func (f *File) Absolute() (*File, error) {
 	c := *f
-	c.Hosts.Documents = append([]Path(nil), f.Hosts.Documents...)
-	c.Hosts.Certs = append([]Path(nil), f.Hosts.Certs...)
+	c.Kernel, c.Modules = slices.Clone(f.Kernel), slices.Clone(f.Modules)
+	c.Volumes = slices.Clone(f.Volumes)
+	c.Hosts.Documents, c.Hosts.Certs, c.Hosts.CRLs = slices.Clone(f.Hosts.Documents), slices.Clone(f.Hosts.Certs), slices.Clone(f.Hosts.CRLs)
 	var err error
 	eachPath(reflect.ValueOf(&c).Elem(), func(p Path) Path {
 		abs, e := filepath.Abs(string(p))
@@ -132,8 +177,12 @@ func eachPath(v reflect.Value, replace func(Path) Path) {
 			eachPath(v.Index(i), replace)
 		}
 	case reflect.String:
-		if v.Type() == reflect.TypeFor[Path]() && v.String() != "" {
+		switch {
+		case v.String() == "":
+		case v.Type() == reflect.TypeFor[Path]():
 			v.SetString(string(replace(Path(v.String()))))
+		case v.Type() == reflect.TypeFor[Source]():
+			v.SetString(string(Source(v.String()).relocate(replace)))
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -101,6 +102,14 @@ func (p *fileParser) value(n ast.Node, name string, into reflect.Value, tag refl
 		return p.mapping(n, name, into, depth)
 	case reflect.Slice:
 		seq, ok := n.(*ast.SequenceNode)
+		if !ok && tag.Get("one") != "" {
+			elem := reflect.New(into.Type().Elem()).Elem()
+			if err := p.value(n, name, elem, "", depth+1); err != nil {
+				return err
+			}
+			into.Set(reflect.Append(into, elem))
+			return nil
+		}
 		if !ok {
 			return p.mismatch(n, name, "a list")
 		}
@@ -139,6 +148,9 @@ func (p *fileParser) value(n ast.Node, name string, into reflect.Value, tag refl
 	}
 	if text == "" {
 		return p.fail(n.GetToken(), "%s is empty: leave it out", name)
+	}
+	if words := strings.Fields(tag.Get("enum")); len(words) > 0 && !slices.Contains(words, text) {
+		return p.fail(n.GetToken(), "%s: %q is none of %s", name, text, strings.Join(words, ", "))
 	}
 	into.SetString(text)
 	return nil
@@ -258,8 +270,11 @@ func suggest(name string) string {
 			if d := distance(name, yamlName(f)); d < best {
 				best, at = d, parent+yamlName(f)
 			}
-			if f.Type.Kind() == reflect.Struct {
+			switch {
+			case f.Type.Kind() == reflect.Struct:
 				walk(f.Type, parent+yamlName(f)+".")
+			case f.Type.Kind() == reflect.Slice && f.Type.Elem().Kind() == reflect.Struct:
+				walk(f.Type.Elem(), parent+yamlName(f)+"[].")
 			}
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"strings"
 )
 
 // Schema returns the JSON schema (draft 2020-12) of secexec.yaml, for editors
@@ -35,7 +36,11 @@ func schemaOf(t reflect.Type, tag reflect.StructTag) map[string]any {
 	case t.Kind() == reflect.Struct:
 		return object(t)
 	case t.Kind() == reflect.Slice:
-		return map[string]any{"type": "array", "minItems": 1, "items": schemaOf(t.Elem(), "")}
+		list := map[string]any{"type": "array", "minItems": 1, "items": schemaOf(t.Elem(), "")}
+		if tag.Get("one") != "" {
+			return map[string]any{"anyOf": []any{list, schemaOf(t.Elem(), "")}}
+		}
+		return list
 	case t.Kind() == reflect.Bool:
 		return map[string]any{"type": "boolean"}
 	case t == reflect.TypeFor[Size]():
@@ -43,6 +48,9 @@ func schemaOf(t reflect.Type, tag reflect.StructTag) map[string]any {
 	case t.Kind() == reflect.Int:
 		lowest, highest := bounds(tag)
 		return map[string]any{"type": "integer", "minimum": lowest, "maximum": highest}
+	}
+	if words := strings.Fields(tag.Get("enum")); len(words) > 0 {
+		return map[string]any{"type": "string", "enum": words}
 	}
 	return map[string]any{"type": "string", "minLength": 1}
 }
