@@ -156,6 +156,8 @@ func kernel(path string) error {
 	head := make([]byte, 0x11000)
 	copy(head[0x10008:], "S390EP")
 	binary.BigEndian.PutUint64(head[0x10430:], 4096)
+	binary.BigEndian.PutUint64(head[0x10428:], 0x10f00)
+	copy(head[0x10f00:], "6.12.0 (bench)\x00")
 	if _, err := f.Write(head); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secexec/secexec/cmd/secexec/term"
+	"github.com/secexec/secexec/kernel"
 	"github.com/secexec/secexec/outfile"
 	"github.com/secexec/secexec/secret"
 	"github.com/secexec/secexec/seimage"
@@ -84,6 +86,9 @@ func (f *createFlags) run(cmd *cobra.Command) error {
 	}
 	for _, doc := range docs {
 		spec.Hosts = append(spec.Hosts, (*ecdsa.PublicKey)(doc.Key))
+	}
+	if err := f.checkGuest(cmd.Context(), warn); err != nil {
+		return err
 	}
 	defer wipeKeys(&spec)
 	if err := f.readKeys(&spec); err != nil {
@@ -173,6 +178,23 @@ func (f *createFlags) settle(spec *seimage.Spec, warn io.Writer) error {
 		fmt.Fprintln(warn, "warning: the kernel is not checked: whether it starts shows on the machine")
 	}
 	return nil
+}
+
+// checkGuest refuses a kernel that can't be an SE guest, where its release or
+// the configuration beside it tells. What is no kernel at all is refused later.
+func (f *createFlags) checkGuest(ctx context.Context, warn io.Writer) error {
+	if info, err := os.Stat(f.kernel); f.noCheck || err != nil || !info.Mode().IsRegular() {
+		return nil
+	}
+	k, err := kernel.Open(ctx, kernel.Source{Kernel: []string{f.kernel}})
+	if err != nil {
+		return nil
+	}
+	defer k.Close()
+	if verdict, why := k.Guest(); verdict == kernel.Unknown {
+		fmt.Fprintln(warn, "warning: whether this kernel can be a Secure Execution guest is not known:", why)
+	}
+	return k.CheckGuest()
 }
 
 func (f *createFlags) readKeys(spec *seimage.Spec) (err error) {
