@@ -18,11 +18,11 @@ import (
 func newBundle() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bundle",
-		Short: "Look at bundles, and move them through registries",
+		Short: "Look at bundles, change their hosts, move them through registries",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newBundleShow(), newBundleVerify(), newBundlePush(), newBundlePull())
+	cmd.AddCommand(newBundleShow(), newBundleVerify(), newBundleRetarget(), newBundlePush(), newBundlePull())
 	return cmd
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/secexec/secexec/hostkey"
 	"github.com/secexec/secexec/outfile"
 	"github.com/secexec/secexec/secret"
 	"github.com/secexec/secexec/seimage"
@@ -48,6 +49,17 @@ image made before as it always did.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, args[0]) },
 	}
+	f.addChange(cmd)
+	flags := cmd.Flags()
+	flags.StringVarP(&f.output, "output", "o", "", "image to make (default: in place)")
+	flags.BoolVar(&f.overwrite, "overwrite", false, "replace an existing image of -o")
+	f.volume.add(flags)
+	once(flags)
+	return cmd
+}
+
+// addChange adds the flags that say how key slots change.
+func (f *retargetFlags) addChange(cmd *cobra.Command) {
 	f.hosts.add(cmd)
 	flags := cmd.Flags()
 	doc := flags.Lookup("host-key-document")
@@ -56,13 +68,8 @@ image made before as it always did.`,
 	flags.StringArrayVar(&f.remove, "remove", nil, "host to remove, by its document or its key's hash (repeatable)")
 	flags.BoolVar(&f.replace, "replace", false, "remove all hosts but those of -k")
 	flags.StringVar(&f.hdrKey, "hdr-key", "", "file with the image's header protection key, 32 bytes")
-	flags.StringVarP(&f.output, "output", "o", "", "image to make (default: in place)")
-	flags.BoolVar(&f.overwrite, "overwrite", false, "replace an existing image of -o")
-	f.volume.add(flags)
 	alias(flags, map[string]string{"add": "host-key-document"})
-	once(flags)
 	_ = cmd.MarkFlagRequired("hdr-key")
-	return cmd
 }
 
 func (f *retargetFlags) run(cmd *cobra.Command, path string) error {
@@ -70,17 +77,10 @@ func (f *retargetFlags) run(cmd *cobra.Command, path string) error {
 	if err != nil {
 		return err
 	}
-	switch {
-	case len(f.hosts.documents) == 0 && len(f.remove) == 0:
-		return usageError{errors.New("give hosts to add by -k, or hosts to remove by --remove")}
-	case f.replace && len(f.hosts.documents) == 0:
-		return usageError{errors.New("--replace needs the hosts that the image is for from now on: give their documents by -k")}
-	case f.replace && len(f.remove) > 0:
-		return usageError{errors.New("--replace removes all other hosts: leave --remove out")}
-	case f.overwrite && f.output == "":
+	if f.overwrite && f.output == "" {
 		return usageError{errors.New("--overwrite goes with --output: without it the image is changed in place")}
 	}
-	change, err := f.change(warn)
+	change, _, err := f.change(warn)
 	if err != nil {
 		return err
 	}
@@ -113,26 +113,34 @@ func (f *retargetFlags) run(cmd *cobra.Command, path string) error {
 	return nil
 }
 
-// change reads and verifies the documents.
-func (f *retargetFlags) change(warn io.Writer) (seimage.Slots, error) {
-	change := seimage.Slots{Replace: f.replace}
+// change says how key slots change, with the documents of hosts to add, read
+// and verified.
+func (f *retargetFlags) change(warn io.Writer) (change seimage.Slots, docs []*hostkey.Document, err error) {
+	switch {
+	case len(f.hosts.documents) == 0 && len(f.remove) == 0:
+		return change, nil, usageError{errors.New("give hosts to add by -k, or hosts to remove by --remove")}
+	case f.replace && len(f.hosts.documents) == 0:
+		return change, nil, usageError{errors.New("--replace needs the hosts that the image is for from now on: give their documents by -k")}
+	case f.replace && len(f.remove) > 0:
+		return change, nil, usageError{errors.New("--replace removes all other hosts: leave --remove out")}
+	}
+	change.Replace = f.replace
 	if len(f.hosts.documents) > 0 {
-		docs, err := f.hosts.load(warn)
-		if err != nil {
-			return change, err
+		if docs, err = f.hosts.load(warn); err != nil {
+			return change, nil, err
 		}
-		for _, doc := range docs {
-			change.Add = append(change.Add, (*ecdsa.PublicKey)(doc.Key))
-		}
+	}
+	for _, doc := range docs {
+		change.Add = append(change.Add, (*ecdsa.PublicKey)(doc.Key))
 	}
 	for _, name := range f.remove {
 		hash, err := hostHash(name, warn)
 		if err != nil {
-			return change, err
+			return change, nil, err
 		}
 		change.Remove = append(change.Remove, hash)
 	}
-	return change, nil
+	return change, docs, nil
 }
 
 // hostHash takes a host key's hash in hex, or the hash of a document's key. A
