@@ -70,10 +70,10 @@ show secexec emulate init host-a
 show secexec emulate init host-b
 
 say "2. The owner seals a Debian system for host-a"
-seal() { # seal NAME ROOT MEMORY HOST
+seal() { # seal NAME ROOT MEMORY HOST [FLAG...]
 	show secexec build --root "$2" --kernel kernel/vmlinuz --modules kernel/modules --memory "$3" \
 		-k "$4/host.crt" -C "$4/ca/signing.crt" -C "$4/ca/inter-ca.crt" --root-ca "$4/ca/root-ca.crt" \
-		-o "$1" --secrets "$1-secrets"
+		-o "$1" --secrets "$1-secrets" "${@:5}"
 }
 seal hello debian.tar 1024 host-a
 show ls -l hello hello-secrets
@@ -117,10 +117,22 @@ cp elsewhere/root.img swapped/root.img
 as_operator swapped root.img small/root.img
 refused G108 secexec run swapped --name swapped
 
-say "10. Power down, in order"
+say "10. The owner lets host-a run the other image too: a new SE header, no new build"
+show secexec bundle retarget elsewhere --hdr-key elsewhere-secrets/header.key \
+	-k host-a/host.crt -C host-a/ca/signing.crt -C host-a/ca/inter-ca.crt --root-ca host-a/ca/root-ca.crt
+show secexec run elsewhere --name elsewhere --identity elsewhere-secrets/identity.pub
+show secexec kill elsewhere
+
+say "11. One disk that boots by itself, with a data volume: for providers that know no hostagent, and for those that do"
+seal cloud tiny.tar 256 host-a --volume name=data,mount=/srv,size=32M --bootable-disk cloud.qcow2
+show ls -l cloud cloud.qcow2
+show secexec run cloud --identity cloud-secrets/identity.pub
+show secexec kill cloud
+
+say "12. Power down, in order"
 show secexec stop hello
 show secexec ps --all
-show secexec rm hello flipped swapped
+show secexec rm hello flipped swapped elsewhere cloud
 kill "$agent"
 wait "$agent" || die "hostagent ended with status $?"
 agent=''
