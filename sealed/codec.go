@@ -37,6 +37,15 @@ func (r *Record) Marshal() (secret.Bytes, error) {
 	if err := r.Check(); err != nil {
 		return nil, err
 	}
+	b := r.encode()
+	if len(b) > MaxSize {
+		b.Wipe()
+		return nil, invalid("%d bytes encoded, at most %d", len(b), MaxSize)
+	}
+	return b, nil
+}
+
+func (r *Record) encode() secret.Bytes {
 	be := binary.BigEndian
 	b := make([]byte, 0, MaxSize) // never grows, so no copy of a secret is left behind
 	b = append(b, magic...)
@@ -57,11 +66,8 @@ func (r *Record) Marshal() (secret.Bytes, error) {
 		b = appendString(b, m.File)
 		b = appendFlag(b, m.Optional)
 	}
-	if len(b) > MaxSize {
-		return nil, invalid("%d bytes encoded, at most %d", len(b), MaxSize)
-	}
 	be.PutUint32(b[len(magic)+2:], uint32(len(b)))
-	return b, nil
+	return b
 }
 
 // Unmarshal parses an encoded record. The result shares no memory with b,

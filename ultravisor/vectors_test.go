@@ -2,7 +2,6 @@ package ultravisor
 
 import (
 	"bytes"
-	"compress/zlib"
 	"crypto/ecdh"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -13,94 +12,51 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
+	"maps"
 	"slices"
-	"strings"
 	"testing"
 
-	"github.com/secexec/secexec/secret"
+	"github.com/secexec/secexec/docs/formats/vectors"
 	"github.com/secexec/secexec/seimage"
 )
 
 var update = flag.Bool("update", false, "rewrite vectors, but for the one that genprotimg made")
 
-const vectorDir = "../docs/formats/se-image"
+const vectorDir = "../docs/formats/vectors/se-image"
 
-// vector is a file of that folder; its README has the form.
-type vector struct {
-	fields map[string]string
-	body   []byte
+// vectorFields are the values that these vectors have.
+var vectorFields = []string{"host-key", "header-key", "kernel", "initrd", "cmdline"}
+
+// vectorClasses are the errors behind the vectors' verdicts, as refusalClasses
+// are firmware's codes.
+var vectorClasses = map[string]error{
+	"no-image": seimage.ErrNotImage, "truncated": seimage.ErrTruncated, "metadata": seimage.ErrMetadata,
+	"header-magic": seimage.ErrHeaderMagic, "header-version": seimage.ErrHeaderVersion, "header-size": seimage.ErrHeaderSize,
+	"encrypted-size": seimage.ErrEncryptedSize, "no-key-slots": seimage.ErrNoSlots, "reserved": seimage.ErrReserved,
+	"ipib": seimage.ErrIPIB, "no-slot-for-host": seimage.ErrNoSlotForHost, "customer-key": seimage.ErrCustomerKey,
+	"slot-tag": seimage.ErrSlotTag, "header-tag": seimage.ErrHeaderTag, "optional-items": seimage.ErrOptionalItems, "parts": ErrParts,
 }
 
-var vectorFields = []string{"expect", "comment", "host-key", "header-key", "kernel", "initrd", "cmdline", "compressed"}
-
-func readVector(b []byte) (*vector, error) {
-	v := &vector{fields: make(map[string]string)}
-	for {
-		line, rest, ok := bytes.Cut(b, []byte("\n"))
-		if !ok {
-			return nil, errors.New("no empty line")
-		}
-		if b = rest; len(line) == 0 {
-			break
-		}
-		name, value, ok := strings.Cut(string(line), ": ")
-		if _, twice := v.fields[name]; !ok || twice || !slices.Contains(vectorFields, name) {
-			return nil, fmt.Errorf("bad line %q", line)
-		}
-		v.fields[name] = value
-	}
-	v.body = b
-	if v.fields["compressed"] == "zlib" {
-		z, err := zlib.NewReader(bytes.NewReader(b))
-		if err != nil {
-			return nil, err
-		}
-		v.body, err = io.ReadAll(io.LimitReader(z, 1<<20))
-		return v, err
-	}
-	return v, nil
+var refusalClasses = map[[2]uint16]string{
+	{rcVerify, rrcNEP}: "page-count", {rcVerify, rrcALD}: "addresses", {rcVerify, rrcPLD}: "pages", {rcVerify, rrcTLD}: "tweaks",
+	{rcPCF, rrcPCF}: "plain-text-flags", {rcSCF, rrcSCF}: "secret-flags",
 }
-
-func (v *vector) key(name string) (secret.Bytes, error) { return hex.DecodeString(v.fields[name]) }
 
 // classOf puts a verdict into the vectors' words.
 func classOf(err error) string {
-	var r *Refusal
-	errors.As(err, &r)
-	for _, c := range []struct {
-		class string
-		err   error
-	}{
-		{"ok", nil}, {"no-image", seimage.ErrNotImage}, {"truncated", seimage.ErrTruncated}, {"metadata", seimage.ErrMetadata},
-		{"header-magic", seimage.ErrHeaderMagic}, {"header-version", seimage.ErrHeaderVersion}, {"header-size", seimage.ErrHeaderSize},
-		{"encrypted-size", seimage.ErrEncryptedSize}, {"no-key-slots", seimage.ErrNoSlots}, {"reserved", seimage.ErrReserved},
-		{"ipib", seimage.ErrIPIB}, {"no-slot-for-host", seimage.ErrNoSlotForHost}, {"customer-key", seimage.ErrCustomerKey},
-		{"slot-tag", seimage.ErrSlotTag}, {"header-tag", seimage.ErrHeaderTag}, {"optional-items", seimage.ErrOptionalItems}, {"parts", ErrParts},
-	} {
-		if errors.Is(err, c.err) {
-			return c.class
+	if err == nil {
+		return "ok"
+	}
+	for class, target := range vectorClasses {
+		if errors.Is(err, target) {
+			return class
 		}
 	}
-	if r == nil {
+	var r *Refusal
+	if !errors.As(err, &r) {
 		return "another error"
 	}
-	switch [2]uint16{r.RC, r.RRC} {
-	case [2]uint16{rcVerify, rrcNEP}:
-		return "page-count"
-	case [2]uint16{rcVerify, rrcALD}:
-		return "addresses"
-	case [2]uint16{rcVerify, rrcPLD}:
-		return "pages"
-	case [2]uint16{rcVerify, rrcTLD}:
-		return "tweaks"
-	case [2]uint16{rcPCF, rrcPCF}:
-		return "plain-text-flags"
-	case [2]uint16{rcSCF, rrcSCF}:
-		return "secret-flags"
-	}
-	return "another refusal"
+	return refusalClasses[[2]uint16{r.RC, r.RRC}]
 }
 
 // Another implementation that reads them must come to the same verdicts.
@@ -109,49 +65,27 @@ func TestVectors(t *testing.T) {
 	if *update {
 		writeVectors(t)
 	}
-	paths, err := filepath.Glob(filepath.Join(vectorDir, "*.vector"))
-	if err != nil || len(paths) < 20 {
-		t.Fatalf("%d vectors: %v", len(paths), err)
-	}
-	for _, path := range paths {
-		t.Run(filepath.Base(path), func(t *testing.T) {
-			t.Parallel()
-			b, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
+	verdicts := slices.Concat([]string{"ok"}, slices.Collect(maps.Keys(vectorClasses)), slices.Collect(maps.Values(refusalClasses)))
+	vectors.Walk(t, vectorDir, verdicts, vectorFields, func(t *testing.T, v *vectors.Vector) {
+		host, err := ecdh.P521().NewPrivateKey(v.Hex(t, "host-key"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := v.Expect
+		u, err := OpenFile(bytes.NewReader(v.Body), int64(len(v.Body)), host)
+		checkVector(t, "host", v, want, u, err)
+		if slices.Contains([]string{"no-slot-for-host", "customer-key", "slot-tag"}, want) {
+			want = "ok" // who holds the header key looks at no slot
+			if v.Get("comment") == changedSlot {
+				want = "header-tag"
 			}
-			v, err := readVector(b)
-			if err != nil {
-				t.Fatal(err)
-			}
-			scalar, err := v.key("host-key")
-			if err != nil {
-				t.Fatal(err)
-			}
-			host, err := ecdh.P521().NewPrivateKey(scalar)
-			if err != nil {
-				t.Fatal(err)
-			}
-			want := v.fields["expect"]
-			u, err := OpenFile(bytes.NewReader(v.body), int64(len(v.body)), host)
-			checkVector(t, "host", v, want, u, err)
-			if slices.Contains([]string{"no-slot-for-host", "customer-key", "slot-tag"}, want) {
-				want = "ok" // who holds the header key looks at no slot
-				if v.fields["comment"] == changedSlot {
-					want = "header-tag"
-				}
-			}
-			key, err := v.key("header-key")
-			if err != nil {
-				t.Fatal(err)
-			}
-			u, err = OpenFileAsOwner(bytes.NewReader(v.body), int64(len(v.body)), key)
-			checkVector(t, "owner", v, want, u, err)
-		})
-	}
+		}
+		u, err = OpenFileAsOwner(bytes.NewReader(v.Body), int64(len(v.Body)), v.Hex(t, "header-key"))
+		checkVector(t, "owner", v, want, u, err)
+	})
 }
 
-func checkVector(t *testing.T, who string, v *vector, want string, u *Unpacked, err error) {
+func checkVector(t *testing.T, who string, v *vectors.Vector, want string, u *Unpacked, err error) {
 	t.Helper()
 	if got := classOf(err); got != want {
 		t.Errorf("%s: %s (%v), wants %s", who, got, err, want)
@@ -167,17 +101,8 @@ func checkVector(t *testing.T, who string, v *vector, want string, u *Unpacked, 
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := fmt.Sprintf("%x", sha256.Sum256(b)); got != v.fields[name] {
-			t.Errorf("%s: %s has SHA-256 %s, wants %s", who, name, got, v.fields[name])
-		}
-	}
-}
-
-func TestVectorForm(t *testing.T) {
-	t.Parallel()
-	for _, bad := range []string{"", "expect: ok", "expect: ok\nsurprise: 1\n\n", "expect: ok\nexpect: ok\n\n", "expect\n\n", "compressed: zlib\n\nxx"} {
-		if _, err := readVector([]byte(bad)); err == nil {
-			t.Errorf("%q is a vector", bad)
+		if got := fmt.Sprintf("%x", sha256.Sum256(b)); got != v.Get(name) {
+			t.Errorf("%s: %s has SHA-256 %s, wants %s", who, name, got, v.Get(name))
 		}
 	}
 }
@@ -299,23 +224,11 @@ func writeVectors(t *testing.T) {
 		if v.change != nil {
 			body = v.change(body)
 		}
-		var b bytes.Buffer
-		fmt.Fprintf(&b, "expect: %s\ncomment: %s\nhost-key: %x\nheader-key: %s\n", v.expect, v.comment, scalar, hex.EncodeToString(s.headerKey))
+		lines := fmt.Sprintf("expect: %s\ncomment: %s\nhost-key: %x\nheader-key: %s\n", v.expect, v.comment, scalar, hex.EncodeToString(s.headerKey))
 		if v.expect == "ok" || v.expect == "no-slot-for-host" || v.expect == "customer-key" {
-			fmt.Fprintf(&b, "kernel: %x\ninitrd: %x\ncmdline: %x\n", sha256.Sum256(s.kernel), sha256.Sum256(s.initrd), sha256.Sum256(s.cmdline))
+			lines += fmt.Sprintf("kernel: %x\ninitrd: %x\ncmdline: %x\n", sha256.Sum256(s.kernel), sha256.Sum256(s.initrd), sha256.Sum256(s.cmdline))
 		}
-		b.WriteString("compressed: zlib\n\n")
-		z, err := zlib.NewWriterLevel(&b, zlib.BestCompression)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, _ = z.Write(body)
-		if err := z.Close(); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(vectorDir, v.name+".vector"), b.Bytes(), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		vectors.Write(t, vectorDir, v.name, lines, body, true)
 	}
 }
 
