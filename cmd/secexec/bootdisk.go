@@ -39,7 +39,8 @@ func newBootdiskCreate() *cobra.Command {
 volume, in the order given, the root first. A volume's GUID is the one by which
 the image's sealed record finds it. The first image boots by default; loadparm 1
 chooses it, too, loadparm 2 the second one, and so on.`,
-		Args: cobra.NoArgs,
+		Example: `  secexec bootdisk create --image boot.seimg --volume 2f5a7c1e-8d04-4b96-a3c7-51e0d9b8f642=root.img -o disk.qcow2`,
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			for i, v := range volumes {
 				guid, path, _ := strings.Cut(v, "=")
@@ -106,9 +107,10 @@ func checkImage(path string) error {
 func newBootdiskInfo() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "info DISK",
-		Short: "Show a raw disk's partitions and boot menu",
-		Args:  cobra.ExactArgs(1),
+		Use:     "info DISK",
+		Short:   "Show a raw disk's partitions and boot menu",
+		Example: `  secexec bootdisk info disk.raw`,
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f, err := os.Open(args[0])
 			if err != nil {
@@ -169,7 +171,8 @@ func newBootdiskReplace() *cobra.Command {
 		Long: `Replace puts a new image on a disk, a raw image file or a block device that
 nobody uses. The default so far becomes the previous one, loadparm 2. If anything
 fails the disk boots as before.`,
-		Args: cobra.ExactArgs(2),
+		Example: `  secexec bootdisk replace disk.raw next.seimg`,
+		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkImage(args[1]); err != nil {
 				return err

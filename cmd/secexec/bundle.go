@@ -29,9 +29,10 @@ func newBundle() *cobra.Command {
 func newBundleShow() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "show BUNDLE",
-		Short: "Show a bundle's manifest",
-		Args:  cobra.ExactArgs(1),
+		Use:     "show BUNDLE",
+		Short:   "Show a bundle's manifest",
+		Example: `  secexec bundle show hello`,
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			b, err := bundle.Open(args[0])
 			if err != nil {
@@ -77,7 +78,8 @@ owner's secrets, also that readiness reports are to be checked with that key.
 
 The manifest is not signed: verify finds damage, not an adversary. What the
 guest trusts is in the image, which protects itself.`,
-		Args: cobra.ExactArgs(1),
+		Example: `  secexec bundle verify hello`,
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			b, err := bundle.Open(args[0])
 			if err != nil {

@@ -48,6 +48,8 @@ func newBundlePush() *cobra.Command {
 registry, or oci:FOLDER[:TAG]. Parts go in chunks of 16 MiB or more; what the
 other side has is left out, so a push that was interrupted goes on where it
 stopped. The tag is set when all is there.`,
+		Example: `  secexec bundle push hello registry.example.com/team/hello:1
+  secexec bundle push hello oci:layout:1`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			b, err := bundle.Open(args[0])
@@ -88,6 +90,8 @@ came in a hidden folder beside the output, and the same command fetches the rest
 
 Where a tag holds several bundles, --host-key-document chooses the one that this
 host can start.`,
+		Example: `  secexec bundle pull registry.example.com/team/hello:1 -o hello
+  secexec bundle pull registry.example.com/team/hello:1 -k HKD-8562-1234567.crt -o hello --update`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			hashes, err := hostHashes(cmd, hosts)

@@ -23,9 +23,10 @@ func newDisk() *cobra.Command {
 func newDiskInfo() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "info DISK",
-		Short: "Show a disk's LUKS2 header",
-		Args:  cobra.ExactArgs(1),
+		Use:     "info DISK",
+		Short:   "Show a disk's LUKS2 header",
+		Example: `  secexec disk info root.img`,
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f, size, err := openRegular(args[0])
 			if err != nil {

@@ -22,7 +22,8 @@ Unlike cryptsetup open it maps no device and needs no root rights; the plain
 text lies in the file until you remove it. What cryptsetup would do is
 
   cryptsetup open --key-file FILE DISK NAME     and then mount /dev/mapper/NAME`,
-		Args: cobra.ExactArgs(1),
+		Example: `  secexec disk open root.img --key-file disk.key -o plain.img`,
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			disk, _, err := openRegular(args[0])
 			if err != nil {

@@ -17,9 +17,10 @@ func newEmulate() *cobra.Command {
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(&cobra.Command{
-		Use:   "init DIR",
-		Short: "Make an emulated host: its key pair, host key document, and a test PKI in IBM's place",
-		Args:  cobra.ExactArgs(1),
+		Use:     "init DIR",
+		Short:   "Make an emulated host: its key pair, host key document, and a test PKI in IBM's place",
+		Example: `  secexec emulate init host`,
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			dir := filepath.Clean(args[0])
 			if _, err := hostkeytest.WriteHost(dir, filepath.Base(dir)); err != nil {

@@ -65,10 +65,11 @@ func readDocuments(args []string, warn io.Writer) (docs []*hostkey.Document, err
 func newHostkeyShow() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "show FILE...",
-		Short: "Show what host key documents certify, unverified",
-		Long:  "Show prints what host key documents say. It verifies nothing: secexec hostkey verify does. The file - is standard input.",
-		Args:  cobra.MinimumNArgs(1),
+		Use:     "show FILE...",
+		Short:   "Show what host key documents certify, unverified",
+		Long:    "Show prints what host key documents say. It verifies nothing: secexec hostkey verify does. The file - is standard input.",
+		Example: `  secexec hostkey show HKD-8562-1234567.crt`,
+		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			docs, err := readDocuments(args, cmd.ErrOrStderr())
 			if err != nil {
@@ -120,7 +121,8 @@ secexec image test --key-hashes. The file - is standard input.
 With --check it tells which documents' hashes are in a hash file, such as this
 machine's: a hash first on each line, with or without 0x or colons. Exit status
 0: all are.`,
-		Args: cobra.MinimumNArgs(1),
+		Example: `  secexec hostkey hash HKD-8562-1234567.crt`,
+		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			docs, err := readDocuments(args, cmd.ErrOrStderr())
 			if err != nil {
@@ -202,6 +204,8 @@ are kept in the user's cache folder until they are out of date.
 
 A file may be PEM or DER, and hold several certificates and lists. The file -
 is standard input. Exit status 0: all documents are accepted.`,
+		Example: `  secexec hostkey verify HKD-8562-1234567.crt -C ibm-z-host-key-signing.crt -C DigiCertCA.crt
+  secexec hostkey verify HKD-*.crt -C certs.pem --crl crls.pem --offline --root-ca DigiCertRoot.crt --json`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			documents := append(paths(hosts.documents), args...)
 			if len(documents) == 0 {

@@ -38,33 +38,53 @@ func newImageCreate() *cobra.Command {
 One of KERNEL, INITRD and PARMFILE may be - for standard input, and each may be
 a named pipe. IMAGE may be - for standard output: the image is made in TMPDIR
 first, because its header comes last. An image is complete or not there at all.`,
+		Example: `  secexec image create -i vmlinuz -r initrd.img -p parmfile -k HKD-8562-1234567.crt \
+      -C ibm-z-host-key-signing.crt -C DigiCertCA.crt --hdr-key hdr.key -o boot.seimg`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
 	f.add(cmd)
+	features := flagGroup{title: "What the guest may do, and its host"}
+	for _, c := range controls {
+		features.names = append(features.names, "enable-"+c.name, "disable-"+c.name)
+	}
+	groupFlags(cmd, createAliases,
+		flagGroup{"Input and output", []string{"kernel", "ramdisk", "parmfile", "output", "overwrite", "no-component-check"}},
+		flagGroup{"Hosts", []string{"host-key-document", "cert", "crl", "offline", "root-ca", "no-verify"}},
+		flagGroup{"Keys, random where no file is given", []string{"hdr-key", "image-key", "cck", "seed"}},
+		features)
 	return cmd
 }
 
+// createAliases are names of flags in older versions of pvimg and genprotimg.
+var createAliases = map[string]string{"kernel": "image", "cert": "crt", "hdr-key": "x-header-key", "image-key": "x-comp-key", "cck": "comm-key"}
+
 func (f *createFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringVarP(&f.kernel, "kernel", "i", "", "raw s390x Linux image (also --image)")
+	flags.StringVarP(&f.kernel, "kernel", "i", "", "raw s390x Linux image")
 	flags.StringVarP(&f.ramdisk, "ramdisk", "r", "", "initrd")
-	flags.StringVarP(&f.parmfile, "parmfile", "p", "", "file with the kernel command line")
+	flags.StringVarP(&f.parmfile, "parmfile", "p", "", "kernel command line")
 	flags.StringVarP(&f.output, "output", "o", "", "image to make")
 	f.hosts.add(cmd)
 	flags.BoolVar(&f.noCheck, "no-component-check", false, "take a kernel that does not look like one")
 	flags.BoolVar(&f.overwrite, "overwrite", false, "replace an existing image")
-	flags.StringVar(&f.cck, "cck", "", "file with the customer communication key, 32 bytes (default: random; also --comm-key)")
-	flags.StringVar(&f.hdrKey, "hdr-key", "", "file with the header protection key, 32 bytes (default: random, kept nowhere); image retarget needs it")
-	flags.StringVar(&f.imageKey, "image-key", "", "file with the image key, 64 bytes (default: random)")
-	flags.StringVar(&f.seed, "seed", "", "file with at least 32 secret bytes: the same inputs and seed make the same image, bit for bit")
+	flags.StringVar(&f.cck, "cck", "", "customer communication key (CCK), 32 bytes")
+	flags.StringVar(&f.hdrKey, "hdr-key", "", "header protection key, 32 bytes; keep it for info, unpack, retarget")
+	flags.StringVar(&f.imageKey, "image-key", "", "key of kernel, initrd and command line, 64 bytes")
+	flags.StringVar(&f.seed, "seed", "", "32 secret bytes or more: same inputs and seed, same image to the bit")
 	f.controls.add(flags)
 	flags.StringVar(&f.psw, "x-psw", "", "address where the unpacked guest starts")
 	flags.StringVar(&f.loaders, "x-bootloader-directory", "", "")
 	_ = flags.MarkHidden("x-psw")
 	_ = flags.MarkHidden("x-bootloader-directory")
 	f.volume.add(flags)
-	alias(flags, map[string]string{"image": "kernel", "comm-key": "cck", "x-header-key": "hdr-key", "x-comp-key": "image-key"})
+	names := make(map[string]string)
+	for name, older := range createAliases {
+		if name != "cert" { // hostFlags has that one
+			names[older] = name
+		}
+	}
+	alias(flags, names)
 	once(flags)
 	for _, name := range []string{"kernel", "output"} {
 		_ = cmd.MarkFlagRequired(name)

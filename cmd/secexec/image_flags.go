@@ -28,13 +28,13 @@ var controls = []struct {
 	off  bool
 	text string
 }{
-	{"dump", seimage.AllowDump, 0, false, "dumps of the guest by its host, readable with the customer communication key (needs --cck or --enable-cck-update)"},
-	{"cck-extension-secret", 0, seimage.CCKExtensionSecret, false, "the rule that add-secret requests prove knowledge of the customer communication key (needs --cck)"},
-	{"cck-update", 0, seimage.CCKUpdate, false, "updates of the customer communication key by the guest (z17 and later)"},
-	{"pckmo", seimage.PCKMODEA | seimage.PCKMOAES | seimage.PCKMOECC, 0, false, "PCKMO key encryption for DEA, TDEA, AES and ECC"},
-	{"pckmo-hmac", seimage.PCKMOHMAC, 0, false, "PCKMO key encryption for HMAC"},
-	{"backup-keys", seimage.BackupKeys, 0, false, "opening by a host's backup key"},
-	{"image-encryption", seimage.NoEncryption, 0, true, "encryption of kernel, initrd and command line"},
+	{"dump", seimage.AllowDump, 0, false, "allow dumps of the guest (needs --cck or --enable-cck-update)"},
+	{"cck-extension-secret", 0, seimage.CCKExtensionSecret, false, "add-secret requests must prove that they know the CCK (needs --cck)"},
+	{"cck-update", 0, seimage.CCKUpdate, false, "allow updates of the CCK by the guest (z17 and later)"},
+	{"pckmo", seimage.PCKMODEA | seimage.PCKMOAES | seimage.PCKMOECC, 0, false, "allow PCKMO key encryption for DEA, TDEA, AES and ECC"},
+	{"pckmo-hmac", seimage.PCKMOHMAC, 0, false, "allow PCKMO key encryption for HMAC"},
+	{"backup-keys", seimage.BackupKeys, 0, false, "allow opening by a host's backup key"},
+	{"image-encryption", seimage.NoEncryption, 0, true, "encrypt kernel, initrd and command line"},
 }
 
 func (f *controlFlags) add(flags *pflag.FlagSet) {
@@ -42,14 +42,8 @@ func (f *controlFlags) add(flags *pflag.FlagSet) {
 	for _, c := range controls {
 		on := c.off || c.pcf != 0 && c.pcf&^seimage.DefaultFlags == 0
 		mark := map[bool]string{true: " (default)"}
-		f.enable[c.name] = flags.Bool("enable-"+c.name, false, "allow "+c.text+mark[on])
-		f.disable[c.name] = flags.Bool("disable-"+c.name, false, "refuse "+c.text+mark[!on])
-		for prefix, verb := range map[string]string{"enable-": "allow", "disable-": "refuse"} {
-			if c.off || c.name == "cck-extension-secret" {
-				flag := flags.Lookup(prefix + c.name)
-				flag.Usage = strings.Replace(flag.Usage, verb, map[string]string{"allow": "turn on", "refuse": "turn off"}[verb], 1)
-			}
-		}
+		f.enable[c.name] = flags.Bool("enable-"+c.name, false, c.text+mark[on])
+		f.disable[c.name] = flags.Bool("disable-"+c.name, false, "the opposite of --enable-"+c.name+mark[!on])
 	}
 	flags.StringVar(&f.pcf, "x-pcf", "", "plain-text control flags, 64 bits (excludes --enable and --disable)")
 	flags.StringVar(&f.scf, "x-scf", "", "secret control flags, 64 bits (excludes --enable and --disable)")

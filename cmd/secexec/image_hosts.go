@@ -36,6 +36,8 @@ func newImageTest() *cobra.Command {
 
 Nothing is verified: neither that the documents are IBM's nor that the header is
 authentic (info --hdr-key tells that).`,
+		Example: `  secexec image test -k HKD-8562-1234567.crt boot.seimg
+  secexec image test --key-hashes boot.seimg`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if _, _, err := talk.writers(cmd); err != nil {

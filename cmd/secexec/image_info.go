@@ -37,6 +37,9 @@ default elsewhere), json:minify. JSON has the names of pvimg info;
 --print-schema json prints its schema. Text is for people and may change.
 
 --map draws where everything lies in guest memory, as text, svg or json.`,
+		Example: `  secexec image info boot.seimg
+  secexec image info --hdr-key hdr.key --format json boot.seimg
+  secexec image info --map=svg boot.seimg`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.check(cmd, args); err != nil {

@@ -46,6 +46,8 @@ must be given again: -k for each host to keep.
 
 A host that was removed refuses the image from now on. It opens copies of the
 image made before as it always did.`,
+		Example: `  secexec image retarget boot.seimg --hdr-key hdr.key -k HKD-new.crt -C ibm-z-host-key-signing.crt -C DigiCertCA.crt
+  secexec image retarget boot.seimg --hdr-key hdr.key --remove HKD-old.crt -o next.seimg`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, args[0]) },
 	}

@@ -26,6 +26,8 @@ opens it with the header protection key that create was given. A host's private
 key is something that only an emulated host has.
 
 With --part one part goes to standard output, or to the file given by -o.`,
+		Example: `  secexec image unpack boot.seimg --hdr-key hdr.key -o parts
+  secexec image unpack boot.seimg --hdr-key hdr.key --part cmdline`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {

@@ -32,6 +32,8 @@ func newKernelInfo() *cobra.Command {
 any distribution, its /boot, an unpacked package) or in Debian or RPM packages,
 and shows its release, where its image, modules and configuration are, and
 whether it can be a Secure Execution guest.`,
+		Example: `  secexec kernel info /boot
+  secexec kernel info linux-image-6.12.0-1-s390x_6.12.6-1_s390x.deb`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			src.Kernel = args

@@ -2,9 +2,11 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -80,8 +82,7 @@ func TestPagesAreThoseOfTheCommands(t *testing.T) {
 	}
 }
 
-// Every command can be found out about: a sentence, and a description of each
-// flag.
+// Every command can be found out about by a sentence.
 func TestEveryCommandExplainsItself(t *testing.T) {
 	t.Parallel()
 	walk(newRoot(), func(cmd *cobra.Command) {
@@ -89,6 +90,71 @@ func TestEveryCommandExplainsItself(t *testing.T) {
 			t.Errorf("%s: its short description is %q", cmd.CommandPath(), cmd.Short)
 		}
 	})
+}
+
+// Each of an owner's commands has examples, and they are right: their flags and
+// arguments parse.
+func TestExamples(t *testing.T) {
+	t.Parallel()
+	found := 0
+	walk(newRoot(), func(cmd *cobra.Command) {
+		if cmd.HasParent() && cmd.Parent().GroupID == "owner" && cmd.Example == "" {
+			t.Errorf("%s has no example", cmd.CommandPath())
+		}
+		for line := range strings.SplitSeq(strings.ReplaceAll(cmd.Example, "\\\n", ""), "\n") {
+			words := strings.Fields(line)
+			if len(words) == 0 || words[0] != "secexec" {
+				continue
+			}
+			found++
+			// Values stay in flags, so each example has commands of its own.
+			to, rest, err := newRoot().Find(words[1:])
+			if err != nil || to.CommandPath() != cmd.CommandPath() {
+				t.Errorf("%s: %q is an example of another command: %v", cmd.CommandPath(), line, err)
+				continue
+			}
+			if err := to.ParseFlags(rest); err != nil {
+				t.Errorf("%q: %v", line, err)
+			}
+			if err := errors.Join(to.ValidateRequiredFlags(), to.ValidateArgs(to.Flags().Args())); err != nil {
+				t.Errorf("%q: %v", line, err)
+			}
+		}
+	})
+	if found < 20 {
+		t.Errorf("%d examples", found)
+	}
+}
+
+// Who knows pvimg create sees each of its options in one help, short enough to
+// be read.
+func TestHelpOfImageCreate(t *testing.T) {
+	t.Parallel()
+	var help bytes.Buffer
+	root := newRoot()
+	root.SetOut(&help)
+	root.SetArgs([]string{"image", "create", "--help"})
+	if err := root.Execute(); err != nil {
+		t.Fatal(err)
+	}
+	names := "kernel image ramdisk parmfile output host-key-document no-verify cert crl offline root-ca no-component-check overwrite cck comm-key hdr-key image-key help quiet verbose"
+	for _, name := range strings.Fields("dump cck-extension-secret cck-update pckmo pckmo-hmac backup-keys image-encryption") {
+		names += " enable-" + name + " disable-" + name
+	}
+	for name := range strings.FieldsSeq(names) {
+		if !regexp.MustCompile("(?m)^  .*--" + name + `[, \n]`).Match(help.Bytes()) {
+			t.Errorf("no --%s in the help", name)
+		}
+	}
+	lines := strings.Split(help.String(), "\n")
+	for _, line := range lines {
+		if len(line) > 110 {
+			t.Errorf("a line of %d columns: %s", len(line), line)
+		}
+	}
+	if len(lines) > 60 {
+		t.Errorf("%d lines", len(lines))
+	}
 }
 
 func walk(cmd *cobra.Command, each func(*cobra.Command)) {
