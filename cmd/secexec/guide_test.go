@@ -18,16 +18,17 @@ func TestGuideFromPvimg(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for heading, cmd := range map[string]*cobra.Command{"create": newImageCreate(), "info": newImageInfo(), "test": newImageTest()} {
+	for heading, cmd := range map[string]*cobra.Command{"create": newImageCreate(), "info": newImageInfo(), "test": newImageTest(), "pvverify": newHostkeyVerify()} {
 		_, section, ok := strings.Cut(string(text), "\n## "+heading+"\n")
 		if !ok {
 			t.Fatalf("no section %s", heading)
 		}
 		section, _, _ = strings.Cut(section, "\n## ")
+		cmd.InitDefaultHelpFlag()
 		found := 0
 		for _, row := range strings.Split(section, "\n") {
 			cells := strings.Split(row, "|")
-			if len(cells) < 4 {
+			if len(cells) < 4 || strings.TrimSpace(cells[2]) == "-" || strings.HasPrefix(cells[2], " `secexec") {
 				continue
 			}
 			for _, m := range option.FindAllStringSubmatch(cells[1]+cells[2], -1) {

@@ -86,15 +86,11 @@ func (f *controlFlags) apply(spec *seimage.Spec) error {
 	return nil
 }
 
-// parseUint64 reads 0x and hex digits, or decimal ones, as pvimg does.
+// parseUint64 reads hex digits, with or without 0x before them, as pvimg does.
 func parseUint64(flag, text string) (uint64, error) {
-	number, base := text, 10
-	if hex, ok := strings.CutPrefix(text, "0x"); ok {
-		number, base = hex, 16
-	}
-	n, err := strconv.ParseUint(number, base, 64)
+	n, err := strconv.ParseUint(strings.TrimPrefix(text, "0x"), 16, 64)
 	if err != nil {
-		return 0, usageError{fmt.Errorf("%s: %q is no number of 64 bits such as 0xe0", flag, text)}
+		return 0, usageError{fmt.Errorf("%s: %q is no hex number of 64 bits such as 0xe0", flag, text)}
 	}
 	return n, nil
 }
@@ -132,7 +128,8 @@ func alias(flags *pflag.FlagSet, names map[string]string) {
 }
 
 // once refuses flags that are given twice, where the last one would win
-// unseen. Flags that are lists or counts may repeat.
+// unseen, and empty values: a script's unset variable would otherwise make
+// --hdr-key="$KEY" a random key. Flags that are lists or counts may repeat.
 func once(flags *pflag.FlagSet) {
 	flags.VisitAll(func(f *pflag.Flag) {
 		if _, list := f.Value.(pflag.SliceValue); list || f.Value.Type() == "count" {
@@ -151,6 +148,9 @@ type onceValue struct {
 func (v *onceValue) Set(text string) error {
 	if v.set {
 		return fmt.Errorf("--%s is given twice", v.name)
+	}
+	if text == "" && v.Type() == "string" {
+		return fmt.Errorf("--%s has no value", v.name)
 	}
 	v.set = true
 	return v.Value.Set(text)

@@ -37,6 +37,7 @@ func TestImageCreateRefusesFlags(t *testing.T) {
 		usual + "--cck KEY --comm-key KEY":                                               "--cck is given twice",
 		usual + "--overwrite --overwrite":                                                "--overwrite is given twice",
 		usual + "--x-pcf 0 --x-pcf 0":                                                    "--x-pcf is given twice",
+		usual + "--hdr-key=":                                                             "has no value",
 		usual + "--hdr-key":                                                              "needs an argument",
 		usual + "--enable-dump":                                                          "dump needs a communication key",
 		usual + "--enable-dump --disable-dump --cck KEY":                                 "exclude each other",
@@ -52,12 +53,12 @@ func TestImageCreateRefusesFlags(t *testing.T) {
 		usual + "--disable-image-encryption --image-key KEY":                             "excludes --image-key",
 		usual + "--x-pcf 0 --enable-pckmo":                                               "exclude --enable-pckmo",
 		usual + "--x-scf 0 --disable-dump":                                               "exclude --enable-dump",
-		usual + "--x-pcf flags":                                                          "is no number of 64 bits",
-		usual + "--x-scf 0x10000000000000000":                                            "is no number of 64 bits",
+		usual + "--x-pcf flags":                                                          "is no hex number of 64 bits",
+		usual + "--x-scf 0x10000000000000000":                                            "is no hex number of 64 bits",
 		usual + "--no-such-flag":                                                         "unknown flag",
 
 		// Firmware refuses unknown bits.
-		usual + "--x-pcf 0x1":                "unknown PCF bits",
+		usual + "--x-pcf 1":                  "unknown PCF bits",
 		usual + "--x-scf 0x8000000000000000": "unknown SCF bits",
 		// The rules above hold for bits given by number as well.
 		usual + "--x-pcf 0x20000000":                   "dump needs a communication key",
@@ -65,7 +66,7 @@ func TestImageCreateRefusesFlags(t *testing.T) {
 		usual + "--cck KEY --x-scf 0x6000000000000000": "excludes updates",
 		usual + "--x-pcf 0x10000000 --image-key KEY":   "excludes --image-key",
 		// Instructions stand at even addresses; checked again with the layout known.
-		usual + "--x-psw here": "is no number of 64 bits",
+		usual + "--x-psw here": "is no hex number of 64 bits",
 		// Ours.
 		usual + "--x-bootloader-directory .": "its own boot loader",
 	} {
@@ -80,7 +81,7 @@ func TestImageCreateRefusesFlags(t *testing.T) {
 			continue
 		}
 		var usage usageError
-		if !errors.As(err, &usage) && why != "required flag" {
+		if !errors.As(err, &usage) {
 			t.Errorf("%q is no usage error: %v", args, err)
 		}
 	}

@@ -67,7 +67,7 @@ authentic (info --hdr-key tells that).`,
 			if hashFile != "" {
 				checks, err = checkHashes(img.Header, hashFile)
 			} else {
-				checks, err = checkDocuments(cmd, img.Header, docs)
+				checks, err = checkDocuments(cmd, img.Header, paths(docs))
 			}
 			if err != nil {
 				return err
@@ -97,6 +97,7 @@ authentic (info --hdr-key tells that).`,
 	f.Lookup("quiet").Usage = "print nothing, the exit status tells"
 	f.StringVar(&format, "format", "", "text or json")
 	f.BoolVar(&asJSON, "json", false, "short for --format json")
+	once(f)
 	return cmd
 }
 

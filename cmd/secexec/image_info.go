@@ -71,6 +71,7 @@ default elsewhere), json:minify. JSON has the names of pvimg info;
 	flags.StringVar(&f.drawMap, "map", "", "draw the memory layout: text, svg or json")
 	flags.Lookup("map").NoOptDefVal = "text"
 	f.add(flags)
+	once(flags)
 	return cmd
 }
 

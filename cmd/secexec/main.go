@@ -6,6 +6,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,8 +35,21 @@ func main() { os.Exit(run()) }
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	cmd := newRoot()
-	err := cmd.ExecuteContext(ctx)
+	err := newRoot().ExecuteContext(ctx)
+	var silent statusError
+	switch {
+	case err == nil, errors.As(err, &silent):
+	case ctx.Err() != nil:
+		fmt.Fprintln(os.Stderr, "secexec: interrupted")
+		return exitSignal
+	default:
+		fmt.Fprintf(os.Stderr, "secexec: %s\n", term.Printable(err.Error()))
+	}
+	return statusOf(err)
+}
+
+// statusOf returns the exit status of a command that was not interrupted.
+func statusOf(err error) int {
 	var usage usageError
 	var silent statusError
 	switch {
@@ -43,14 +57,9 @@ func run() int {
 		return 0
 	case errors.As(err, &silent):
 		return int(silent)
-	case ctx.Err() != nil:
-		fmt.Fprintln(os.Stderr, "secexec: interrupted")
-		return exitSignal
 	case errors.As(err, &usage):
-		fmt.Fprintf(os.Stderr, "secexec: %s\n", term.Printable(err.Error()))
 		return exitUsage
 	}
-	fmt.Fprintf(os.Stderr, "secexec: %s\n", term.Printable(err.Error()))
 	return exitFailure
 }
 
@@ -95,11 +104,12 @@ func newRoot() *cobra.Command {
 	return root
 }
 
-// checkArgs marks every command's argument errors as usage errors.
+// checkArgs marks what is wrong with any command's arguments, and required
+// flags that are missing, as usage errors.
 func checkArgs(cmd *cobra.Command) {
 	if check := cmd.Args; check != nil {
 		cmd.Args = func(cmd *cobra.Command, args []string) error {
-			if err := check(cmd, args); err != nil {
+			if err := cmp.Or(check(cmd, args), cmd.ValidateRequiredFlags()); err != nil {
 				return usageError{fmt.Errorf("%w: see %s --help", err, cmd.CommandPath())}
 			}
 			return nil
