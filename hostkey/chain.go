@@ -114,7 +114,7 @@ func findChain(signing Cert, p Policy) ([]party, *journal) {
 	start := party{signing, RoleSigning}
 	s := search{stuck: deadEnd{at: start, reason: ErrChain}}
 	for _, c := range p.Certs {
-		if !IsSigning(c.Certificate) {
+		if !isSigning(c.Certificate) {
 			s.cas = append(s.cas, c)
 		}
 	}

@@ -9,10 +9,10 @@ import (
 	"strings"
 )
 
-// IsSigning tells whether a certificate is an IBM Z signing certificate by its
+// isSigning tells whether a certificate is an IBM Z signing certificate by its
 // subject: exactly six entries, one of them the organisational unit that ends
 // in "Key Signing Service".
-func IsSigning(cert *x509.Certificate) bool {
+func isSigning(cert *x509.Certificate) bool {
 	const org = "International Business Machines Corporation"
 	s := cert.Subject
 	one := func(values []string, want ...string) bool {

@@ -88,7 +88,7 @@ func (j *journal) pickSigning(certs []Cert) (signing Cert, err error) {
 	const what = "subject"
 	for _, c := range certs {
 		switch {
-		case !IsSigning(c.Certificate):
+		case !isSigning(c.Certificate):
 		case signing.Certificate == nil:
 			signing = c
 		case !signing.Equal(c.Certificate):

@@ -85,19 +85,6 @@ func readRPMHeader(r io.Reader) (*rpmHeader, error) {
 	return h, nil
 }
 
-// append appends the header's form in the file.
-func (h *rpmHeader) append(b []byte) []byte {
-	b = append(b, rpmHeaderMagic...)
-	b = binary.BigEndian.AppendUint32(b, uint32(len(h.entries)))
-	b = binary.BigEndian.AppendUint32(b, uint32(len(h.store)))
-	for _, e := range h.entries {
-		for _, v := range []uint32{e.tag, e.kind, e.at, e.count} {
-			b = binary.BigEndian.AppendUint32(b, v)
-		}
-	}
-	return append(b, h.store...)
-}
-
 // text returns a tag's string, or an array's first; "" where there is none.
 func (h *rpmHeader) text(tag uint32) string {
 	for _, e := range h.entries {

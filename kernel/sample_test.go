@@ -219,3 +219,16 @@ func rpm(t testing.TB, arch string, format compressed.Format, spoil bool, list .
 	).append(b)
 	return append(b, payload...)
 }
+
+// append appends the header's form in the file.
+func (h *rpmHeader) append(b []byte) []byte {
+	b = append(b, rpmHeaderMagic...)
+	b = binary.BigEndian.AppendUint32(b, uint32(len(h.entries)))
+	b = binary.BigEndian.AppendUint32(b, uint32(len(h.store)))
+	for _, e := range h.entries {
+		for _, v := range []uint32{e.tag, e.kind, e.at, e.count} {
+			b = binary.BigEndian.AppendUint32(b, v)
+		}
+	}
+	return append(b, h.store...)
+}

@@ -30,9 +30,6 @@ type Vector struct {
 // Get returns a value, "" where the vector has none.
 func (v *Vector) Get(name string) string { return v.values[name] }
 
-// Has tells whether a vector has a value, be it an empty one.
-func (v *Vector) Has(name string) bool { _, ok := v.values[name]; return ok }
-
 // Hex returns a value in hex as bytes.
 func (v *Vector) Hex(t testing.TB, name string) []byte {
 	t.Helper()
@@ -43,10 +40,10 @@ func (v *Vector) Hex(t testing.TB, name string) []byte {
 	return b
 }
 
-// Parse parses a file. names are the values that a format has beyond expect,
+// parse parses a file. names are the values that a format has beyond expect,
 // comment and compressed; any other makes it invalid, so that no reader skips
 // what it does not know.
-func Parse(b []byte, names ...string) (*Vector, error) {
+func parse(b []byte, names ...string) (*Vector, error) {
 	names = append([]string{"expect", "comment", "compressed"}, names...)
 	v := &Vector{values: make(map[string]string)}
 	for {
@@ -100,7 +97,7 @@ func Walk(t *testing.T, dir string, verdicts, names []string, each func(*testing
 		if err != nil || filepath.Ext(entry.Name()) != ".vector" {
 			t.Fatalf("%s is no vector: %v", entry.Name(), err)
 		}
-		v, err := Parse(b, names...)
+		v, err := parse(b, names...)
 		if err != nil {
 			t.Fatalf("%s: %v", entry.Name(), err)
 		}

@@ -8,15 +8,15 @@ import (
 
 func TestParse(t *testing.T) {
 	t.Parallel()
-	v, err := Parse([]byte("expect: ok\ncomment: a\nkey: 0a0b\nnone: \n\n\nbody\n"), "key", "none")
-	if err != nil || v.Expect != "ok" || string(v.Hex(t, "key")) != "\x0a\x0b" || string(v.Body) != "\nbody\n" || !v.Has("none") || v.Has("other") {
+	v, err := parse([]byte("expect: ok\ncomment: a\nkey: 0a0b\nnone: \n\n\nbody\n"), "key", "none")
+	if err != nil || v.Expect != "ok" || string(v.Hex(t, "key")) != "\x0a\x0b" || string(v.Body) != "\nbody\n" || v.Get("none") != "" {
 		t.Errorf("%v: %+v", err, v)
 	}
 	for _, bad := range []string{
 		"", "expect: ok\ncomment: a", "expect: ok\ncomment: a\nsurprise: 1\n\n", "expect: ok\nexpect: ok\ncomment: a\n\n", "expect\n\n",
 		"comment: a\n\n", "expect: ok\n\n", "expect: ok\ncomment: a\ncompressed: zlib\n\nxx", "expect: ok\ncomment: a\ncompressed: lzma\n\nxx",
 	} {
-		if _, err := Parse([]byte(bad)); err == nil {
+		if _, err := parse([]byte(bad)); err == nil {
 			t.Errorf("%q is a vector", bad)
 		}
 	}
