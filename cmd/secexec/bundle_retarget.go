@@ -25,7 +25,8 @@ func newBundleRetarget() *cobra.Command {
 		Long: `Retarget does to a bundle's image what image retarget does, and makes the
 manifest fit: digest and list of hosts. The header key is header.key among the
 owner's secrets. The bundle is replaced in one step; its disks stay as they are.`,
-		Args: cobra.ExactArgs(1),
+		Example: "  secexec bundle retarget hello --hdr-key hello-secrets/header.key -k HKD-new.crt -C ibm-z-host-key-signing.crt -C DigiCertCA.crt",
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			change, docs, err := f.change(cmd.ErrOrStderr())
 			if err != nil {
