@@ -37,6 +37,12 @@ With --update all of them are replaced. A disk whose source is the same is taken
 over; otherwise it is encrypted again with the same volume key, so that what did
 not change in it need not be transferred again. The secrets keep the previous
 keys in the folder previous.`,
+		Example: `  secexec build
+  secexec build -f app.yaml --update --memory 2048
+  secexec build --root docker://example.com/app:1 --kernel linux-image.deb \
+    -k HKD-8561-0123456.crt -C ibm-z-host-key-signing.crt -C DigiCertCA.crt \
+    --volume name=data,mount=/srv,size=10G -o app --secrets app-secrets
+  secexec build --bootable-disk app.qcow2`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if printSchema {
