@@ -29,12 +29,21 @@ var (
 	hostB = strings.Repeat("b0", 32)
 )
 
-// quick makes chunks small enough for a test, and failures short.
+// What tests move, in bytes: under qemu-user a MiB takes a tenth of a second to
+// hash, and is hashed many times.
+const (
+	testChunk = 64 << 10
+	imageSize = testChunk * 3 / 2
+	diskSize  = testChunk * 21 / 4
+)
+
+// quick makes chunks small enough for a test, and pauses short.
 func quick() Options {
-	return Options{tuning: &tuning{chunk: 1 << 20, pause: time.Millisecond, stall: 2 * time.Second}}
+	return Options{tuning: &tuning{chunk: testChunk, pause: time.Millisecond, stall: 20 * time.Second}}
 }
 
-// sample writes a bundle of an image of 1.5 MiB and a disk of 5.25 MiB.
+// sample writes a bundle of an image of one and a half chunks and a disk of five
+// and a quarter.
 func sample(t testing.TB, seed uint64, host string) string {
 	t.Helper()
 	r := rand.NewChaCha8([32]byte{byte(seed)})
@@ -43,7 +52,7 @@ func sample(t testing.TB, seed uint64, host string) string {
 		_, _ = r.Read(b)
 		return b
 	}
-	return write(t, random(3<<19), random(21<<18), host)
+	return write(t, random(imageSize), random(diskSize), host)
 }
 
 func write(t testing.TB, image, disk []byte, host string) string {
@@ -143,7 +152,7 @@ func TestThereAndBack(t *testing.T) {
 			t.Parallel()
 			dir := sample(t, 1, hostA)
 			sum := mustPush(t, dir, ref)
-			if sum.Total != 27<<18 || sum.Moved != sum.Total {
+			if sum.Total != imageSize+diskSize || sum.Moved != sum.Total {
 				t.Errorf("pushed %+v", sum)
 			}
 			if again := mustPush(t, dir, ref); again.Moved != 0 || again.Digest != sum.Digest {
@@ -180,9 +189,9 @@ func TestOnlyChangedChunksMove(t *testing.T) {
 	if err := errors.Join(err1, err2); err != nil {
 		t.Fatal(err)
 	}
-	disk[3<<20] ^= 1
+	disk[3*testChunk] ^= 1
 	changed := write(t, image, disk, hostA)
-	if sum := mustPush(t, changed, g.ref("v2")); sum.Moved != 1<<20 {
+	if sum := mustPush(t, changed, g.ref("v2")); sum.Moved != testChunk {
 		t.Errorf("pushed %+v", sum)
 	}
 	for _, replace := range []bool{false, true} {
@@ -198,7 +207,7 @@ func TestOnlyChangedChunksMove(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if sum.Moved != 1<<20 {
+		if sum.Moved != testChunk {
 			t.Errorf("pulled %+v", sum)
 		}
 		same(t, changed, out)
@@ -230,7 +239,7 @@ func TestInterruptedTransfersGoOn(t *testing.T) {
 		t.Error("a tag before its parts")
 	}
 	g.setFault(nil)
-	if sum, err := push(t, dir, g.ref("v1"), one); err != nil || sum.Moved != sum.Total-5<<19 {
+	if sum, err := push(t, dir, g.ref("v1"), one); err != nil || sum.Moved != sum.Total-testChunk*5/2 {
 		t.Errorf("push went on with %+v, %v", sum, err)
 	}
 	parent := t.TempDir()
@@ -243,7 +252,7 @@ func TestInterruptedTransfersGoOn(t *testing.T) {
 		t.Errorf("after the interruption: %v", got)
 	}
 	g.setFault(nil)
-	if sum, err := pullTo(t, g.ref("v1"), out, one); err != nil || sum.Moved != sum.Total-7<<19 {
+	if sum, err := pullTo(t, g.ref("v1"), out, one); err != nil || sum.Moved != sum.Total-testChunk*7/2 {
 		t.Errorf("pull went on with %+v, %v", sum, err)
 	}
 	same(t, dir, out)
@@ -289,7 +298,7 @@ func TestDamagedBundleIsNotPushed(t *testing.T) {
 	t.Parallel()
 	g := newRegistry(t)
 	dir := sample(t, 1, hostA)
-	if err := os.WriteFile(filepath.Join(dir, "root.img"), make([]byte, 21<<18), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "root.img"), make([]byte, diskSize), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := push(t, dir, g.ref("v1"), quick()); !errors.Is(err, bundle.ErrDamaged) {

@@ -61,7 +61,10 @@ type chunk struct {
 // chunkSize returns the size of a part's chunks.
 func chunkSize(size, least int64) int64 {
 	const unit = 1 << 20
-	return max(least, (size/maxChunks+unit)/unit*unit)
+	if size <= least*maxChunks {
+		return least
+	}
+	return (size/maxChunks + unit) / unit * unit
 }
 
 func parts(m *bundle.Manifest) (list []bundle.Part, types []string) {
