@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"os"
+	"runtime"
 	"testing"
 
 	"github.com/secexec/secexec/seimage"
@@ -17,12 +19,18 @@ type span struct {
 	results []uint64 // any of them; none: no check can see it
 }
 
-// check flips each byte of a structure in turn.
+// check flips each byte of a structure in turn; as s390x, emulated, where that
+// takes 10 s, the first and the last of each span unless asked for all.
 func check(t *testing.T, s *sealed, addr uint64, spans []span, try func(mem RAM) error) {
 	mem := s.ram()
 	at := addr
+	all := runtime.GOARCH != "s390x" || os.Getenv("SECEXEC_LONG") != ""
 	for _, sp := range spans {
 		for i := range sp.size {
+			if !all && i > 0 && i < sp.size-1 {
+				at++
+				continue
+			}
 			where := fmt.Sprintf("%s+%d", sp.name, i)
 			mem[at] ^= 1
 			err := try(mem)
