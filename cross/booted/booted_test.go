@@ -232,6 +232,13 @@ func (n *node) start() {
 	}
 }
 
+// with is the node as a test within the node's test uses it.
+func (n *node) with(t *testing.T) *node {
+	m := *n
+	m.t = t
+	return &m
+}
+
 // kill ends hostagent with SIGKILL.
 func (n *node) kill() {
 	n.t.Helper()

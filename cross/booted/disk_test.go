@@ -259,6 +259,8 @@ func TestForgedBootableDisks(t *testing.T) {
 	n := newNode(t)
 	for i, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			n := n.with(t)
 			b := d.bundle(t, c.forge)
 			name := "forged-" + string(rune('a'+i))
 			if err := n.launch(b, name); err != nil {

@@ -52,6 +52,8 @@ func TestForgedDisks(t *testing.T) {
 	n := newNode(t)
 	for i, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			n := n.with(t)
 			forged := copyBundle(t, bundle)
 			if err := os.WriteFile(filepath.Join(forged, "root.img"), c.disk, 0o600); err != nil {
 				t.Fatal(err)
@@ -168,6 +170,8 @@ func TestRefusedImages(t *testing.T) {
 	}
 	for i, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			n := n.with(t)
 			spoiled := copyBundle(t, bundle)
 			c.spoil(spoiled)
 			if c.cover {
