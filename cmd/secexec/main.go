@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"runtime/debug"
 	"syscall"
@@ -39,7 +40,7 @@ func run() int {
 	var silent statusError
 	switch {
 	case err == nil, errors.As(err, &silent):
-	case ctx.Err() != nil:
+	case ctx.Err() != nil || interrupted(err):
 		fmt.Fprintln(os.Stderr, "secexec: interrupted")
 		return exitSignal
 	default:
@@ -61,6 +62,18 @@ func statusOf(err error) int {
 		return exitUsage
 	}
 	return exitFailure
+}
+
+// interrupted tells whether a program that a command called was interrupted: ^C
+// goes to all of a terminal's processes, and that one's end may be known before
+// this one's own signal.
+func interrupted(err error) bool {
+	var child *exec.ExitError
+	if !errors.As(err, &child) {
+		return false
+	}
+	status, ok := child.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && (status.Signal() == syscall.SIGINT || status.Signal() == syscall.SIGTERM)
 }
 
 // usageError marks what is wrong with flags or arguments.
