@@ -109,7 +109,7 @@ func (b *buildFlags) load(cmd *cobra.Command) (*buildfile.File, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read kernel command line: %w", err)
 		}
-		file.Cmdline = string(text)
+		file.Cmdline = strings.TrimSuffix(string(text), "\n")
 	}
 	if file.Init == "" {
 		file.Init = b.given.Init

@@ -73,6 +73,8 @@ func TestRefusals(t *testing.T) {
 		{"second document", "name: a\n---\nname: b\n", "a second document"},
 		{"syntax", "name: [a\n", "f.yaml:1:"},
 		{"control character", "name: a\x00b\n", "control character U+0000"},
+		{"several lines", "cmdline: |\n  a\n  b\n", "cmdline has several lines"},
+		{"escaped control character", "cmdline: \"a\\0b\"\n", "cmdline holds the control character U+0000"},
 		{"other encoding", "name: \xff\n", "no UTF-8"},
 		{"large", strings.Repeat("#", MaxSize+1), "at most 65536"},
 		{"deep", "root: " + strings.Repeat("[", 1000) + strings.Repeat("]", 1000), "wants fields"},

@@ -149,6 +149,14 @@ func (p *fileParser) value(n ast.Node, name string, into reflect.Value, tag refl
 	if text == "" {
 		return p.fail(n.GetToken(), "%s is empty: leave it out", name)
 	}
+	for _, r := range text { // an escape or a block may have made one
+		if r == '\n' {
+			return p.fail(n.GetToken(), "%s has several lines: write it in one, or with >- in front", name)
+		}
+		if unicode.IsControl(r) || r == '\ufeff' {
+			return p.fail(n.GetToken(), "%s holds the control character %U", name, r)
+		}
+	}
 	if words := strings.Fields(tag.Get("enum")); len(words) > 0 && !slices.Contains(words, text) {
 		return p.fail(n.GetToken(), "%s: %q is none of %s", name, text, strings.Join(words, ", "))
 	}
