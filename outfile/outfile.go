@@ -18,6 +18,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 )
 
 // ErrExists says that the output's name is taken.
@@ -30,7 +31,7 @@ type File struct {
 	path    string
 	replace bool
 	done    bool
-	fresh   int64 // bytes written since the last nudge
+	fresh   atomic.Int64 // bytes written since the last nudge
 }
 
 // Create starts the file that Commit will put at path, with these permissions.

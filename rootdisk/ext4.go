@@ -3,44 +3,81 @@ package rootdisk
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"fmt"
+	"math/bits"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/secexec/secexec/rootdisk/luks2"
 )
 
-// makeExt4 makes a file system of a staged tree in a file without a name, and
-// returns it with its size.
+// makeExt4 makes a file system of a tree in a file without a name, and returns
+// it with its size.
 //
-// mke2fs copies the tree; debugfs then gives each entry the owner, mode, time,
-// device number and extended attributes that a user without rights could not
-// give the staged copy. e2fsck has the last word.
-func makeExt4(ctx context.Context, work string, t *tree, o *Options) (*os.File, int64, error) {
+// mke2fs copies the files; each then gets the owner, mode, time and device number
+// that a user without rights could not give a staged copy, and debugfs sets
+// extended attributes. e2fsck has the last word.
+//
+// Nothing in it depends on the machine or the time: UUID and hash seed come from
+// the volume's ID, times from the files.
+func makeExt4(ctx context.Context, work string, t *tree, id [16]byte, o *Options) (*os.File, int64, error) {
 	size := o.Size
 	if size == 0 {
 		// A quarter more than the content, and room for journal and inode tables.
 		need := t.need()
-		size = (need+need/4+96*mebi)/mebi*mebi + mebi
+		size = max(coarse(need+need/4+96*mebi), mebi)
 	}
-	img := filepath.Join(work, "root.ext4")
-	f, err := os.OpenFile(img, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := nameless(work)
 	if err != nil {
 		return nil, 0, fmt.Errorf("make file system: %w", err)
 	}
-	if err := f.Truncate(size); err != nil {
-		f.Close()
-		return nil, 0, fmt.Errorf("make file system: %w", err)
-	}
-	err = t.build(ctx, work, img, size, o.Label)
-	if e := os.Remove(img); err == nil {
-		err = e
+	if err = f.Truncate(size); err == nil {
+		err = t.build(ctx, work, f, size, id, o.Label)
 	}
 	if err != nil {
 		f.Close()
-		return nil, 0, err
+		return nil, 0, fmt.Errorf("make file system: %w", err)
 	}
 	return f, size, nil
+}
+
+// coarse rounds up to four significant bits, at most an eighth more: a small
+// change of the content then leaves size and layout as they are.
+func coarse(n int64) int64 {
+	step := int64(1) << max(0, bits.Len64(uint64(n))-4)
+	return (n + step - 1) / step * step
+}
+
+// nameless makes a file without a name, so that no killed maker leaves its plain
+// text behind.
+func nameless(dir string) (*os.File, error) {
+	f, err := os.OpenFile(dir, os.O_RDWR|unix.O_TMPFILE, 0o600)
+	if err == nil {
+		return f, nil
+	}
+	if f, err = os.CreateTemp(dir, "plain-*"); err != nil { // a file system that has no such files
+		return nil, err
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// seedUUID is the file system's UUID and hash seed. It is not the LUKS2 header's,
+// so that /dev/disk/by-uuid tells the two apart, and two volumes never share it.
+func seedUUID(id [16]byte) [16]byte {
+	sum := sha256.Sum256(append([]byte("secexec ext4 UUID\x00"), id[:]...))
+	out := [16]byte(sum[:16])
+	out[6] = out[6]&0x0f | 0x80 // version 8, RFC 9562
+	out[8] = out[8]&0x3f | 0x80
+	return out
 }
 
 // features are given in full, so that no machine's mke2fs.conf has a say and
@@ -64,96 +101,92 @@ func (t *tree) need() (n int64) {
 	return n
 }
 
-func (t *tree) build(ctx context.Context, work, img string, size int64, label string) error {
-	inodes := max(int64(t.entries)*2, int64(t.entries)+8192, size/(32<<10))
-	if out, err := run(ctx, nil, "mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-m", "1", "-I", "256", "-N", fmt.Sprint(inodes), "-L", label,
-		"-O", features, "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard,root_owner=0:0", "-d", t.dir, img); err != nil {
+// made is the time of what is no file: superblock, journal, lost+found. It is
+// 2000-01-01 whatever the files, so that these stay when the files change.
+const made = 946684800
+
+func (t *tree) build(ctx context.Context, work string, img *os.File, size int64, id [16]byte, label string) error {
+	inodes := coarse(max(int64(t.entries)*2, int64(t.entries)+8192, size/(32<<10)))
+	uuid := luks2.FormatUUID(seedUUID(id))
+	if out, err := run(ctx, img, nil, "mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-m", "1", "-I", "256", "-N", fmt.Sprint(inodes), "-L", label, "-U", uuid,
+		"-O", features, "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard,root_owner=0:0,hash_seed="+uuid, "-d", t.dir, image); err != nil {
 		if strings.Contains(out, "Could not allocate") || strings.Contains(out, "No space left") {
-			return fmt.Errorf("make file system: %w: %d MiB hold no %d MiB of files: ask for a larger size", ErrOptions, size/mebi, t.need()/mebi)
+			return fmt.Errorf("%w: %d MiB hold no %d MiB of files: ask for a larger size", ErrOptions, size/mebi, t.need()/mebi)
 		}
-		return fmt.Errorf("make file system: %w", err)
-	}
-	script, err := t.script(work)
-	if err != nil {
 		return err
 	}
-	out, err := run(ctx, script, "debugfs", "-w", "-f", "-", img)
-	if err != nil {
-		return fmt.Errorf("set owners: %w", err)
-	}
-	// debugfs exits with 0 whatever its commands do; all it may say on standard
-	// error is its own version.
-	for line := range strings.Lines(out) {
-		if !strings.HasPrefix(line, "debugfs ") && strings.TrimSpace(line) != "" {
-			return fmt.Errorf("set owners: %w: debugfs: %s", ErrTool, strings.TrimSpace(line))
+	if t.root == nil {
+		if err := t.unchanged(); err != nil {
+			return err
 		}
+	} else if err := t.setXattrs(ctx, work, img); err != nil {
+		return err
 	}
-	if _, err := run(ctx, nil, "e2fsck", "-fn", img); err != nil {
-		return fmt.Errorf("check file system: %w", err)
+	if err := t.setInodes(img, size); err != nil {
+		return err
+	}
+	if _, err := run(ctx, img, nil, "e2fsck", "-fn", image); err != nil {
+		return fmt.Errorf("check it: %w", err)
 	}
 	return nil
 }
 
-// script returns debugfs's commands for a tree.
-func (t *tree) script(work string) ([]byte, error) {
+// setXattrs sets the extended attributes of a staged tree; mke2fs has copied
+// those of a folder.
+func (t *tree) setXattrs(ctx context.Context, work string, img *os.File) error {
 	var s bytes.Buffer
-	first := make(map[*inode]string)
+	done := make(map[*inode]bool)
 	values := 0
 	err := t.each(func(name string, n *node) error {
-		full := filepath.Join("/", name)
-		dir, base := filepath.Split(full)
-		if to := first[n.inode]; to != "" { // its first name has all
-			if n.special() {
-				fmt.Fprintf(&s, "ln %s %s\n", quote(to), quote(full))
-			}
+		if done[n.inode] {
 			return nil
 		}
-		first[n.inode] = full
-		if n.special() {
-			fmt.Fprintf(&s, "cd %s\nmknod %s %s\ncd /\n", quote(dir), quote(base), n.device())
-		}
-		path := quote(full)
-		fmt.Fprintf(&s, "sif %s mode 0%o\nsif %s uid %d\nsif %s gid %d\nsif %s mtime @%d\n",
-			path, n.mode, path, n.uid, path, n.gid, path, n.mtime)
-		if n.special() && n.links > 1 {
-			fmt.Fprintf(&s, "sif %s links_count %d\n", path, n.links)
-		}
+		done[n.inode] = true
 		for _, x := range n.xattrs {
 			value := filepath.Join(work, fmt.Sprintf("xattr-%d", values))
 			values++
 			if err := os.WriteFile(value, x.value, 0o600); err != nil {
 				return fmt.Errorf("set extended attribute: %w", err)
 			}
-			fmt.Fprintf(&s, "ea_set -f %s %s %s\n", quote(value), path, quote(x.name))
+			fmt.Fprintf(&s, "ea_set -f %s %s %s\n", quote(value), quote(filepath.Join("/", name)), quote(x.name))
 		}
 		return nil
 	})
-	return s.Bytes(), err
-}
-
-// device returns debugfs's words for a special file.
-func (i *inode) device() string {
-	switch i.kind() {
-	case modeFIFO:
-		return "p"
-	case modeBlock:
-		return fmt.Sprintf("b %d %d", i.major, i.minor)
+	if err != nil || values == 0 {
+		return err
 	}
-	return fmt.Sprintf("c %d %d", i.major, i.minor)
+	out, err := run(ctx, img, s.Bytes(), "debugfs", "-w", "-f", "-", image)
+	if err != nil {
+		return fmt.Errorf("set extended attributes: %w", err)
+	}
+	// debugfs exits with 0 whatever its commands do; all it may say on standard
+	// error is its own version.
+	for line := range strings.Lines(out) {
+		if !strings.HasPrefix(line, "debugfs ") && strings.TrimSpace(line) != "" {
+			return fmt.Errorf("set extended attributes: %w: debugfs: %s", ErrTool, strings.TrimSpace(line))
+		}
+	}
+	return nil
 }
 
 // quote quotes a word for debugfs (libss): quotes within are doubled. Names
 // with line feeds were refused by stage.
 func quote(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }
 
-// run runs a program of e2fsprogs and returns what it said on standard error.
-func run(ctx context.Context, stdin []byte, name string, args ...string) (string, error) {
+// image is the name under which run's programs find the image.
+const image = "/proc/self/fd/3"
+
+// run runs a program of e2fsprogs on an image and returns what it said on
+// standard error.
+func run(ctx context.Context, img *os.File, stdin []byte, name string, args ...string) (string, error) {
 	path, err := find(name)
 	if err != nil {
 		return "", err
 	}
 	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "MKE2FS_CONFIG=/dev/null", "E2FSPROGS_LIBMAGIC_SUPPRESS=1"}
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "MKE2FS_CONFIG=/dev/null", "E2FSPROGS_LIBMAGIC_SUPPRESS=1",
+		fmt.Sprintf("E2FSPROGS_FAKE_TIME=%d", made), fmt.Sprintf("SOURCE_DATE_EPOCH=%d", made)} // the one before, the other since 1.47.1
+	cmd.ExtraFiles = []*os.File{img}
 	cmd.Stdin = bytes.NewReader(stdin)
 	var words bytes.Buffer
 	cmd.Stderr = &words

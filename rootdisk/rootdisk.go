@@ -13,8 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 
 	"github.com/secexec/secexec/outfile"
 	"github.com/secexec/secexec/rootdisk/luks2"
@@ -31,6 +29,11 @@ type Options struct {
 	Partition int    // of a disk image; 0: the only one that can be a root
 	Size      int64  // bytes of the file system, a multiple of MiB; 0: content and head-room
 	Label     string // of the LUKS2 header, and of an ext4 that is made: up to 16 bytes
+
+	// ID is the volume's; zero: random. The same files with the same ID and
+	// Size, and the same e2fsprogs, give the same file system byte by byte. With the previous volume's
+	// ID and Key an update of it changes few blocks of the disk.
+	ID [16]byte
 
 	Key        secret.Bytes // volume key, KeySize bytes; nil: random, and lost unless a key slot holds it
 	Slots      []luks2.Slot
@@ -84,25 +87,31 @@ func Create(ctx context.Context, path string, o Options) (*Volume, error) {
 		return nil, err
 	}
 	defer out.Abort()
-	work, err := os.MkdirTemp(filepath.Dir(path), "."+filepath.Base(path)+".work-*")
+	work, err := outfile.CreateDir(path, 0o700) // a killed maker's is removed as its output is
 	if err != nil {
-		return nil, fmt.Errorf("create root disk: %w", err)
+		return nil, err
 	}
-	defer removeAll(work)
+	defer work.Abort()
 
-	v := &Volume{ID: randomUUID(), Offset: payloadOffset}
-	plain, err := o.plain(ctx, work, v)
+	v := &Volume{ID: o.ID, Offset: payloadOffset}
+	if v.ID == [16]byte{} {
+		v.ID = randomUUID()
+	}
+	plain, err := o.plain(ctx, work.Path, v)
 	if err != nil {
 		return nil, err
 	}
 	defer plain.Close()
-	if err := luks2.Write(out, luks2.Layout{ID: v.ID, Label: o.Label, Size: v.Size}, key, slots...); err != nil {
-		return nil, err
-	}
 	if err := out.Truncate(v.Offset + v.Size); err != nil {
 		return nil, fmt.Errorf("create root disk: %w", err)
 	}
-	if err := encrypt(ctx, out, payloadOffset, plain, v.Size, key); err != nil {
+	// Key slots take as long as they should; the payload need not wait for them.
+	header := make(chan error, 1)
+	go func() {
+		header <- luks2.Write(out, luks2.Layout{ID: v.ID, Label: o.Label, Size: v.Size}, key, slots...)
+	}()
+	err = encrypt(ctx, out, payloadOffset, plain, v.Size, key)
+	if err := errors.Join(err, <-header); err != nil {
 		return nil, err
 	}
 	return v, out.Commit()
@@ -125,20 +134,6 @@ func (o *Options) check(slots []luks2.Slot) error {
 		return fmt.Errorf("%w: %w", ErrOptions, err)
 	}
 	return nil
-}
-
-// removeAll removes a staged tree, read-only folders included.
-func removeAll(dir string) {
-	if os.RemoveAll(dir) == nil {
-		return
-	}
-	_ = filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
-		if err == nil && d.IsDir() {
-			_ = os.Chmod(path, 0o700)
-		}
-		return nil
-	})
-	_ = os.RemoveAll(dir)
 }
 
 func randomUUID() [16]byte {

@@ -22,10 +22,10 @@ type plainText interface {
 // volume is. Work is a private folder.
 func (o *Options) plain(ctx context.Context, work string, v *Volume) (plainText, error) {
 	if _, _, ok := oci.Transport(o.Source); ok {
-		return o.stage(ctx, work, v, func(t *tree) error { return o.image(ctx, work, v, t) })
+		return o.staged(ctx, work, v, func(t *tree) error { return o.image(ctx, work, v, t) })
 	}
 	if o.Source == "" {
-		return o.stage(ctx, work, v, func(*tree) error { return nil })
+		return o.staged(ctx, work, v, func(*tree) error { return nil })
 	}
 	info, err := os.Stat(o.Source)
 	if err != nil {
@@ -36,7 +36,11 @@ func (o *Options) plain(ctx context.Context, work string, v *Volume) (plainText,
 		if _, err := os.Lstat(filepath.Join(o.Source, "oci-layout")); err == nil {
 			return nil, fmt.Errorf("read root %s: %w: it is a container image, not its files: say oci:%s", o.Source, ErrSource, o.Source)
 		}
-		return o.stage(ctx, work, v, func(t *tree) error { return t.addFolder(ctx, o.Source, o.skipped) })
+		if within(work, info) {
+			return nil, fmt.Errorf("%w: the disk lies in its source %s: make it elsewhere", ErrOptions, o.Source)
+		}
+		t := openFolder(o.Source, o.limit())
+		return o.ext4(ctx, work, v, t, t.addFolder(ctx, o.Source, o.skipped))
 	case !info.Mode().IsRegular():
 		return nil, fmt.Errorf("read root %s: %w: it is neither a folder nor a file", o.Source, ErrSource)
 	}
@@ -46,7 +50,7 @@ func (o *Options) plain(ctx context.Context, work string, v *Volume) (plainText,
 	}
 	if !diskimage.Is(f) {
 		f.Close()
-		return o.stage(ctx, work, v, func(t *tree) error { return t.addTar(ctx, o.Source, o.skipped) })
+		return o.staged(ctx, work, v, func(t *tree) error { return t.addTar(ctx, o.Source, o.skipped) })
 	}
 	p, err := o.disk(f, v)
 	if err != nil {
@@ -62,27 +66,51 @@ func (o *Options) skipped(name string) {
 	}
 }
 
-// stage stages files and makes an ext4 of them.
-func (o *Options) stage(ctx context.Context, work string, v *Volume, fill func(*tree) error) (plainText, error) {
-	if o.Partition != 0 {
-		return nil, fmt.Errorf("%w: a partition can be chosen in a disk image only", ErrOptions)
+// within tells whether a path lies in a folder.
+func within(path string, dir os.FileInfo) bool {
+	path, err := filepath.Abs(path)
+	for err == nil {
+		info, e := os.Stat(path)
+		if e == nil && os.SameFile(info, dir) {
+			return true
+		}
+		if path == filepath.Dir(path) {
+			return false
+		}
+		path = filepath.Dir(path)
 	}
-	limit := int64(maxContent)
+	return false
+}
+
+// limit bounds what files may have in bytes.
+func (o *Options) limit() int64 {
 	if o.Size != 0 {
-		limit = o.Size
+		return o.Size
 	}
-	t, err := newTree(filepath.Join(work, "tree"), limit)
+	return maxContent
+}
+
+// staged stages files and makes an ext4 of them.
+func (o *Options) staged(ctx context.Context, work string, v *Volume, fill func(*tree) error) (plainText, error) {
+	t, err := newTree(filepath.Join(work, "tree"), o.limit())
 	if err != nil {
 		return nil, err
 	}
 	defer t.root.Close()
-	if err := fill(t); err != nil {
+	return o.ext4(ctx, work, v, t, fill(t))
+}
+
+// ext4 makes an ext4 of a tree, whose filling gave an error or none.
+func (o *Options) ext4(ctx context.Context, work string, v *Volume, t *tree, err error) (plainText, error) {
+	switch {
+	case err != nil:
 		return nil, fmt.Errorf("read root %s: %w", o.Source, err)
-	}
-	if !t.named && o.Source != "" {
+	case o.Partition != 0:
+		return nil, fmt.Errorf("%w: a partition can be chosen in a disk image only", ErrOptions)
+	case !t.named && o.Source != "":
 		return nil, fmt.Errorf("read root %s: %w: it is empty", o.Source, ErrSource)
 	}
-	f, size, err := makeExt4(ctx, work, t, o)
+	f, size, err := makeExt4(ctx, work, t, v.ID, o)
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -47,15 +48,14 @@ type inode struct {
 	size         int64  // of a file, holes included
 	stored       int64  // bytes of it that are no holes, in whole blocks
 	links        int
+	seen         stamp // of a folder's files: as they were when they were looked at
 }
 
 func (i *inode) kind() uint32 { return i.mode & modeType }
 
-// special tells what debugfs makes in the image, because a user without rights
-// can't make it in a folder.
-func (i *inode) special() bool {
-	return i.kind() == modeChar || i.kind() == modeBlock || i.kind() == modeFIFO
-}
+// device tells what a user without rights can't make in a folder: a pipe stands
+// in for it there.
+func (i *inode) device() bool { return i.kind() == modeChar || i.kind() == modeBlock }
 
 type xattr struct {
 	name  string
@@ -69,7 +69,7 @@ type node struct {
 	layer int              // that named it last
 }
 
-// tree is a staged source: files' contents in folders under dir, owned by
+// tree is a source: files' contents in folders under dir, which may be owned by
 // whoever runs this, and beside it what each shall be.
 type tree struct {
 	dir     string
@@ -81,7 +81,7 @@ type tree struct {
 	layered bool // later layers replace what earlier ones left
 	named   bool // the source said something of any name
 
-	root *os.Root
+	root *os.Root // where files are staged; nil of a folder, which is read where it lies
 }
 
 func newTree(dir string, limit int64) (*tree, error) {
@@ -136,16 +136,17 @@ func (t *tree) add(name string, i *inode, r io.Reader, size int64) error {
 			return err
 		}
 	}
-	switch i.kind() {
-	case modeDir:
-		err = t.root.Mkdir(name, 0o700)
-	case modeSymlink:
-		err = t.root.Symlink(i.target, name)
-	case modeFile:
-		err = t.file(name, i, r, size)
+	if i.kind() == modeFile {
+		if size < 0 || size > t.limit-t.content {
+			return fmt.Errorf("%w: its files have more than %d MiB", ErrSource, t.limit/mebi)
+		}
+		t.content += size
+		i.size = size
 	}
-	if err != nil {
-		return fmt.Errorf("stage %s: %w", name, err)
+	if t.root != nil {
+		if err := t.stage(name, i, r); err != nil {
+			return fmt.Errorf("stage %s: %w", name, err)
+		}
 	}
 	n := &node{inode: i, layer: t.layer}
 	if i.kind() == modeDir {
@@ -186,7 +187,7 @@ func (t *tree) link(name, to string) error {
 			return err
 		}
 	}
-	if !first.special() {
+	if t.root != nil {
 		if err := t.root.Link(path.Join(toDir, path.Base(to)), path.Join(dir, base)); err != nil {
 			return fmt.Errorf("stage hard link %s: %w", name, err)
 		}
@@ -213,10 +214,8 @@ func (t *tree) remove(parent *node, dir, base string) error {
 			return err
 		}
 	}
-	if !n.special() {
-		if err := t.root.Remove(name); err != nil {
-			return fmt.Errorf("replace %s: %w", name, err)
-		}
+	if err := t.root.Remove(name); err != nil {
+		return fmt.Errorf("replace %s: %w", name, err)
 	}
 	delete(parent.kids, base)
 	t.entries--
@@ -351,19 +350,23 @@ func (t *tree) each(f func(name string, n *node) error) error {
 	return walk(".", t.top)
 }
 
-// file stores a regular file's content; zeros become holes.
-func (t *tree) file(name string, i *inode, r io.Reader, size int64) error {
-	if size < 0 || size > t.limit-t.content {
-		return fmt.Errorf("%w: its files have more than %d MiB", ErrSource, t.limit/mebi)
+// stage puts a file into the staged tree; zeros become holes.
+func (t *tree) stage(name string, i *inode, r io.Reader) error {
+	switch i.kind() {
+	case modeDir:
+		return t.root.Mkdir(name, 0o700)
+	case modeSymlink:
+		return t.root.Symlink(i.target, name)
+	case modeFile:
+		f, err := t.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return err
+		}
+		i.stored, err = copyHoles(f, r, i.size)
+		return errors.Join(err, f.Close())
 	}
-	t.content += size
-	f, err := t.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	i.size = size
-	i.stored, err = copyHoles(f, r, size)
-	return errors.Join(err, f.Close())
+	// No link leads out: all folders on the way are staged ones.
+	return mkfifo(filepath.Join(t.dir, name))
 }
 
 var zeros [chunkSize]byte

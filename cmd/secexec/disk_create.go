@@ -12,7 +12,7 @@ import (
 
 func newDiskCreate() *cobra.Command {
 	var o rootdisk.Options
-	var output, volumeKey, keyFile, passphraseFile, tlsVerify string
+	var output, volumeKey, keyFile, passphraseFile, tlsVerify, uuid string
 	var size, empty byteSize
 	var kdf luks2.KDF
 	cmd := &cobra.Command{
@@ -49,6 +49,12 @@ archives and images keep their owners. All of the disk is written.`,
 				o.SkipTLS = true
 			default:
 				return usageError{fmt.Errorf("--tls-verify is true or false, not %q", tlsVerify)}
+			}
+			if uuid != "" {
+				var err error
+				if o.ID, err = luks2.ParseUUID(uuid); err != nil {
+					return usageError{err}
+				}
 			}
 			o.Skipped = func(name string) {
 				fmt.Fprintf(cmd.ErrOrStderr(), "secexec: warning: %s is a socket and left out\n", term.Printable(name))
@@ -101,6 +107,7 @@ archives and images keep their owners. All of the disk is written.`,
 	f.IntVar(&o.Partition, "partition", 0, "partition of a disk image, by its number (default: the only one that can be a root)")
 	f.Var(&size, "root-size", "size of the file system, such as 2G (default: content and head-room)")
 	f.StringVar(&o.Label, "label", "", "label of LUKS2 header and file system")
+	f.StringVar(&uuid, "uuid", "", "UUID of the LUKS2 header (default: random); the same one and the same files give the same file system")
 	f.StringVar(&keyFile, "key-file", "", "key file for a LUKS2 key slot; made if it does not exist")
 	f.StringVar(&passphraseFile, "passphrase-file", "", "file with a pass phrase for a LUKS2 key slot, a line feed at its end left out; - reads or asks for it")
 	f.StringVar(&volumeKey, "volume-key-file", "", "file with the volume key, 64 bytes (default: random)")

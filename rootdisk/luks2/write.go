@@ -3,10 +3,12 @@ package luks2
 import (
 	"crypto/pbkdf2"
 	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 
 	"github.com/secexec/secexec/secret"
 	"github.com/secexec/secexec/xts"
@@ -115,4 +117,13 @@ func decimal[T int | int64](n T) string { return strconv.FormatInt(int64(n), 10)
 // FormatUUID returns a UUID's text.
 func FormatUUID(id [16]byte) string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:])
+}
+
+// ParseUUID reads a UUID's text, as FormatUUID writes it or in capitals.
+func ParseUUID(s string) (id [16]byte, err error) {
+	b, err := hex.DecodeString(strings.ReplaceAll(s, "-", ""))
+	if err != nil || len(b) != 16 || FormatUUID([16]byte(b)) != strings.ToLower(s) || [16]byte(b) == id {
+		return id, fmt.Errorf("%w: %.80q is no UUID", ErrOptions, s)
+	}
+	return [16]byte(b), nil
 }
