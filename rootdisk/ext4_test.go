@@ -10,6 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/secexec/secexec/rootdisk/ext4"
 	"github.com/secexec/secexec/secret"
 )
 
@@ -155,5 +158,61 @@ func TestHolesTakeNoRoom(t *testing.T) {
 	}
 	if v.Size > 256<<20 {
 		t.Errorf("a hole of 4 GiB takes %d bytes", v.Size)
+	}
+}
+
+// Of a sparse disk all that is in use is there, and room is saved; a file system
+// that is no ext4 has no such form.
+func TestSparse(t *testing.T) {
+	t.Parallel()
+	need(t, "mke2fs")
+	dir := folderOf(t, map[string][]byte{"etc/conf": bytes.Repeat([]byte("x"), 100000)})
+	create := func(o Options) (*os.File, []byte, error) {
+		o.ID, o.Key, o.Passphrase = [16]byte{1}, testKey, testPass
+		path := filepath.Join(t.TempDir(), "root.img")
+		if _, err := Create(t.Context(), path, o); err != nil {
+			return nil, nil, err
+		}
+		f := must(os.Open(path))
+		t.Cleanup(func() { f.Close() })
+		if _, err := Open(t.Context(), f, path+".plain", nil, append(secret.Bytes(nil), testKey...)); err != nil {
+			return nil, nil, err
+		}
+		return f, must(os.ReadFile(path + ".plain")), nil
+	}
+	full, whole, err := create(Options{Source: dir, Size: 64 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	holed, plain, err := create(Options{Source: dir, Size: 64 << 20, Sparse: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var a, b unix.Stat_t
+	if err := errors.Join(unix.Fstat(int(full.Fd()), &a), unix.Fstat(int(holed.Fd()), &b)); err != nil {
+		t.Fatal(err)
+	}
+	if a.Blocks*512 < a.Size || b.Blocks > a.Blocks/2 || a.Size != b.Size {
+		t.Errorf("of %d bytes %d are stored, sparse %d", a.Size, a.Blocks*512, b.Blocks*512)
+	}
+	fs, err := ext4.Open(bytes.NewReader(plain), int64(len(plain)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	used, err := fs.Used()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at := 0; at < len(whole); at += 4096 {
+		if used.Range(int64(at), 4096) && !bytes.Equal(whole[at:at+4096], plain[at:at+4096]) {
+			t.Fatalf("block %d is in use and not what it is in the whole disk", at/4096)
+		}
+	}
+	xfs := filepath.Join(t.TempDir(), "xfs")
+	if err := os.WriteFile(xfs, append([]byte("XFSB"), make([]byte, 1<<20-4)...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := create(Options{Source: xfs, Sparse: true}); !errors.Is(err, ErrOptions) || !strings.Contains(err.Error(), "of its xfs") {
+		t.Errorf("xfs: %v", err)
 	}
 }

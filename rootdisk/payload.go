@@ -23,15 +23,15 @@ const (
 
 // encrypt writes the plain text to out at an offset as dm-crypt with
 // aes-xts-plain64 and sector_size:4096 would (Linux, dm-crypt.rst: without
-// iv_large_sectors the IV counts 512-byte sectors). All of it is written, zeros
-// too: a sparse disk would show which blocks are in use.
-func encrypt(ctx context.Context, out io.WriterAt, offset int64, plain io.ReaderAt, size int64, key secret.Bytes) error {
+// iv_large_sectors the IV counts 512-byte sectors). What is in use is written,
+// zeros too; the rest stays a hole, which decrypts to noise.
+func encrypt(ctx context.Context, out io.WriterAt, offset int64, plain io.ReaderAt, size int64, key secret.Bytes, used func(at, n int64) bool) error {
 	c, err := xts.New(key)
 	if err != nil {
 		return fmt.Errorf("encrypt root disk: %w", err)
 	}
 	defer c.Wipe()
-	err = eachChunk(ctx, size, func(b []byte, at int64) error { return encryptChunk(c, out, offset, plain, at, b) })
+	err = eachChunk(ctx, size, func(b []byte, at int64) error { return encryptChunk(c, out, offset, plain, at, b, used) })
 	if err != nil {
 		return fmt.Errorf("encrypt root disk: %w", err)
 	}
@@ -65,16 +65,30 @@ func eachChunk(ctx context.Context, size int64, work func(b []byte, at int64) er
 	return errors.Join(errs...)
 }
 
-func encryptChunk(c *xts.Cipher, out io.WriterAt, offset int64, plain io.ReaderAt, at int64, b []byte) error {
-	if n, err := plain.ReadAt(b, at); n < len(b) {
-		return errors.Join(err, io.ErrUnexpectedEOF)
+func encryptChunk(c *xts.Cipher, out io.WriterAt, offset int64, plain io.ReaderAt, at int64, b []byte, used func(at, n int64) bool) error {
+	for i := 0; i < len(b); {
+		to := i
+		for to < len(b) && used(at+int64(to), cryptSector) {
+			to += cryptSector
+		}
+		if to == i {
+			i += cryptSector
+			continue
+		}
+		run, start := b[i:to], at+int64(i)
+		if n, err := plain.ReadAt(run, start); n < len(run) {
+			return errors.Join(err, io.ErrUnexpectedEOF)
+		}
+		for s := 0; s < len(run); s += cryptSector {
+			sector := run[s : s+cryptSector]
+			c.Encrypt(sector, sector, xts.SectorTweak(uint64(start+int64(s))/ivSector))
+		}
+		if _, err := out.WriteAt(run, offset+start); err != nil {
+			return err
+		}
+		i = to
 	}
-	for i := 0; i < len(b); i += cryptSector {
-		sector := b[i : i+cryptSector]
-		c.Encrypt(sector, sector, xts.SectorTweak(uint64(at+int64(i))/ivSector))
-	}
-	_, err := out.WriteAt(b, offset+at)
-	return err
+	return nil
 }
 
 // isZero tells whether bytes are all zero.

@@ -15,6 +15,7 @@ import (
 	"io"
 
 	"github.com/secexec/secexec/outfile"
+	"github.com/secexec/secexec/rootdisk/ext4"
 	"github.com/secexec/secexec/rootdisk/luks2"
 	"github.com/secexec/secexec/rootdisk/oci"
 	"github.com/secexec/secexec/secret"
@@ -38,6 +39,10 @@ type Options struct {
 	Key        secret.Bytes // volume key, KeySize bytes; nil: random, and lost unless a key slot holds it
 	Slots      []luks2.Slot
 	Passphrase secret.Bytes // short for a first slot with luks2.RandomKey: a key file of 32 random bytes or more
+
+	// Sparse leaves blocks that the ext4 marks free as holes. Whoever has the disk
+	// then sees which blocks are in use. Other file systems are refused.
+	Sparse bool
 
 	SkipTLS bool              // of a registry: as podman's --tls-verify=false
 	Skipped func(name string) // is told of sockets, which are left out; may be nil
@@ -102,6 +107,12 @@ func Create(ctx context.Context, path string, o Options) (*Volume, error) {
 		return nil, err
 	}
 	defer plain.Close()
+	used := func(at, n int64) bool { return true }
+	if o.Sparse {
+		if used, err = inUse(plain, v); err != nil {
+			return nil, err
+		}
+	}
 	if err := out.Truncate(v.Offset + v.Size); err != nil {
 		return nil, fmt.Errorf("create root disk: %w", err)
 	}
@@ -110,11 +121,23 @@ func Create(ctx context.Context, path string, o Options) (*Volume, error) {
 	go func() {
 		header <- luks2.Write(out, luks2.Layout{ID: v.ID, Label: o.Label, Size: v.Size}, key, slots...)
 	}()
-	err = encrypt(ctx, out, payloadOffset, plain, v.Size, key)
+	err = encrypt(ctx, out, payloadOffset, plain, v.Size, key, used)
 	if err := errors.Join(err, <-header); err != nil {
 		return nil, err
 	}
 	return v, out.Commit()
+}
+
+// inUse tells what of a volume's file system is in use.
+func inUse(plain io.ReaderAt, v *Volume) (func(at, n int64) bool, error) {
+	fs, err := ext4.Open(plain, v.Size)
+	if err == nil {
+		var used *ext4.Used
+		if used, err = fs.Used(); err == nil {
+			return used.Range, nil
+		}
+	}
+	return nil, fmt.Errorf("%w: which blocks of its %s are free is not known: make it without holes: %w", ErrOptions, v.FSType, err)
 }
 
 func (o *Options) check(slots []luks2.Slot) error {

@@ -34,7 +34,9 @@ SOURCE is one of
   docker-archive:FILE[:NAME] one that docker save wrote
 
 Files become an ext4. Without root rights all in a folder belongs to root;
-archives and images keep their owners. All of the disk is written.`,
+archives and images keep their owners. All of the disk is written, unless
+--sparse leaves what the ext4 does not use as holes: the disk then takes less
+room, and shows everybody which of its blocks are in use.`,
 		Example: `  secexec disk create --root docker://debian:12 --key-file disk.key -o root.img
   secexec disk create --empty 10G --label data --passphrase-file - -o data.img`,
 		Args: cobra.NoArgs,
@@ -55,6 +57,9 @@ archives and images keep their owners. All of the disk is written.`,
 				if o.ID, err = luks2.ParseUUID(uuid); err != nil {
 					return usageError{err}
 				}
+			}
+			if o.Sparse {
+				fmt.Fprintln(cmd.ErrOrStderr(), "secexec: warning: --sparse shows which blocks of the disk are in use, and so how much it holds and where")
 			}
 			o.Skipped = func(name string) {
 				fmt.Fprintf(cmd.ErrOrStderr(), "secexec: warning: %s is a socket and left out\n", term.Printable(name))
@@ -98,7 +103,7 @@ archives and images keep their owners. All of the disk is written.`,
 				what = v.FSType
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s: %s, %s, UUID %s\n", output, mib(v.Offset+v.Size), what, luks2.FormatUUID(v.ID))
-			return nil
+			return describeImage(cmd, v)
 		},
 	}
 	f := cmd.Flags()
@@ -124,6 +129,7 @@ archives and images keep their owners. All of the disk is written.`,
 			kdf.Time = iterations
 		}
 	}
+	f.BoolVar(&o.Sparse, "sparse", false, "leave free blocks of the ext4 as holes; shows which blocks are in use")
 	f.StringVar(&tlsVerify, "tls-verify", "true", "=false takes registries with unknown certificates or plain HTTP; digests are checked all the same")
 	f.StringVarP(&output, "output", "o", "", "disk to make")
 	_ = cmd.MarkFlagRequired("output")
@@ -132,4 +138,30 @@ archives and images keep their owners. All of the disk is written.`,
 	cmd.MarkFlagsMutuallyExclusive("root-size", "empty")
 	cmd.MarkFlagsOneRequired("key-file", "passphrase-file")
 	return cmd
+}
+
+// describeImage prints what a container image says of its process, which the
+// owner repeats to the build.
+func describeImage(cmd *cobra.Command, v *rootdisk.Volume) error {
+	c := v.Config
+	if c == nil {
+		return nil
+	}
+	fields := []string{"image", v.Digest}
+	for _, words := range []struct {
+		name  string
+		value []string
+	}{
+		{"entry point", c.Entrypoint}, {"command", c.Cmd}, {"environment", c.Env},
+	} {
+		if len(words.value) > 0 {
+			fields = append(fields, words.name, fmt.Sprintf("%q", words.value))
+		}
+	}
+	for _, word := range [][2]string{{"user", c.User}, {"folder", c.WorkingDir}, {"stop signal", c.StopSignal}} {
+		if word[1] != "" {
+			fields = append(fields, word[0], term.Printable(word[1]))
+		}
+	}
+	return term.Fields(cmd.OutOrStdout(), fields...)
 }

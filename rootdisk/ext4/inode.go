@@ -13,7 +13,8 @@ const (
 	extentMagic  = 0xf30a
 	maxDepth     = 5
 	maxDirBlocks = 1 << 20
-	tailSize     = 12 // of a folder's block: a checksum in an entry's shape
+	maxNodes     = 4096 // of a folder's tree of extents
+	tailSize     = 12   // of a folder's block: a checksum in an entry's shape
 	tailType     = 0xde
 )
 
@@ -150,7 +151,8 @@ func (f *FS) Folder(dir *Inode) (map[string]Entry, error) {
 	}
 	seen := int64(0)
 	b := make([]byte, f.blockSize)
-	err := f.extents(dir.raw[0x28:0x64], maxDepth, func(start, n int64) error {
+	nodes := maxNodes
+	err := f.extents(dir.raw[0x28:0x64], maxDepth, &nodes, func(start, n int64) error {
 		for at := start; at < start+n; at++ {
 			if seen++; seen > count {
 				return fmt.Errorf("%w: folder %d has too many blocks", ErrFormat, dir.Number)
@@ -191,11 +193,12 @@ func parseFolder(b []byte, block int64, into map[string]Entry) error {
 }
 
 // extents calls f for each run of blocks of an inode's tree.
-func (f *FS) extents(node []byte, depth int, each func(start, n int64) error) error {
+func (f *FS) extents(node []byte, depth int, nodes *int, each func(start, n int64) error) error {
 	count, below := int(le.Uint16(node[2:])), int(le.Uint16(node[6:]))
-	if le.Uint16(node) != extentMagic || 12+12*count > len(node) || below > depth {
+	if le.Uint16(node) != extentMagic || 12+12*count > len(node) || below > depth || *nodes == 0 {
 		return fmt.Errorf("%w: a node of extents", ErrFormat)
 	}
+	*nodes--
 	for i := range count {
 		e := node[12+12*i:][:12]
 		if below == 0 {
@@ -217,7 +220,7 @@ func (f *FS) extents(node []byte, depth int, each func(start, n int64) error) er
 		if err := readFull(f.r, b, next*f.blockSize); err != nil {
 			return err
 		}
-		if err := f.extents(b, below-1, each); err != nil {
+		if err := f.extents(b, below-1, nodes, each); err != nil {
 			return err
 		}
 	}

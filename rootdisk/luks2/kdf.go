@@ -1,16 +1,14 @@
 package luks2
 
 import (
-	"crypto/pbkdf2"
 	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/sha512"
 	"fmt"
 	"hash"
 
-	"golang.org/x/crypto/argon2"
-
 	"github.com/secexec/secexec/secret"
+	"golang.org/x/crypto/argon2"
 )
 
 // KDF says how a key slot stretches its pass phrase. The zero value is
@@ -99,7 +97,7 @@ func (j *jsonKDF) derive(passphrase secret.Bytes, size int) (secret.Bytes, error
 	if !ok {
 		return nil, fmt.Errorf("%w: hash %.40q", ErrUnsupported, j.Hash)
 	}
-	return pbkdf2.Key(h, string(passphrase), j.Salt, j.Iterations, size) // the string is a copy that this package can't avoid
+	return pbkdf2(h, passphrase, j.Salt, j.Iterations, size), nil
 }
 
 var hashes = map[string]func() hash.Hash{"sha1": sha1.New, "sha256": sha256.New, "sha512": sha512.New}

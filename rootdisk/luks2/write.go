@@ -1,7 +1,6 @@
 package luks2
 
 import (
-	"crypto/pbkdf2"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -62,10 +61,7 @@ func encode(l *Layout, key secret.Bytes, slots []Slot, random randoms) ([]byte, 
 	}
 	// The volume key is random, so its digest needs no cost either.
 	salt := random(32)
-	digest, err := pbkdf2.Key(sha256.New, string(key), salt, MinIterations, sha256.Size)
-	if err != nil {
-		return nil, err
-	}
+	digest := pbkdf2(sha256.New, key, salt, MinIterations, sha256.Size)
 	j.Digests = map[string]jsonDigest{"0": {"pbkdf2", names, []string{"0"}, "sha256", MinIterations, salt, digest}}
 	text, err := json.Marshal(j)
 	if err != nil {

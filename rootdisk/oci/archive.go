@@ -10,6 +10,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/secexec/secexec/compressed"
 )
 
 // archive is a tar's regular files by name, read where they lie.
@@ -106,7 +108,7 @@ func openPlain(ctx context.Context, name, temp string) (*os.File, error) {
 		return nil, errors.Join(fmt.Errorf("%w: %s is no regular file", ErrImage, name), err)
 	}
 	head := make([]byte, 6)
-	if n, _ := f.ReadAt(head, 0); !compressed(head[:n]) {
+	if n, _ := f.ReadAt(head, 0); detect(head[:n]) == compressed.None {
 		return f, nil
 	}
 	defer f.Close()
