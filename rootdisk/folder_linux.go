@@ -14,11 +14,12 @@ import (
 // stamp tells whether a file is still the one that was looked at, and unchanged.
 type stamp struct {
 	inode        uint64
+	mode         uint32
 	size         int64
 	mtime, ctime unix.Timespec
 }
 
-func stampOf(st *unix.Stat_t) stamp { return stamp{st.Ino, st.Size, st.Mtim, st.Ctim} }
+func stampOf(st *unix.Stat_t) stamp { return stamp{st.Ino, st.Mode, st.Size, st.Mtim, st.Ctim} }
 
 // openFolder is the tree of a folder that is read where it lies.
 func openFolder(dir string, limit int64) *tree {

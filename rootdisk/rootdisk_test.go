@@ -63,7 +63,7 @@ func archive(t *testing.T, headers ...tar.Header) string {
 func decrypted(t *testing.T, source string) (disk, plain string, v *Volume) {
 	t.Helper()
 	disk = filepath.Join(t.TempDir(), "root.img")
-	v, err := Create(t.Context(), disk, Options{Source: source, Size: 32 << 20, Key: testKey, Passphrase: testPass})
+	v, err := Create(t.Context(), disk, Options{Source: source, Size: 12 << 20, Key: testKey, Passphrase: testPass})
 	if err != nil {
 		t.Fatal(err)
 	}
