@@ -23,6 +23,7 @@ type disk struct {
 	fs    FileSystem
 	guid  bootdisk.GUID // its partition on a bootable disk, zero without one
 
+	id              [16]byte     // LUKS2 UUID: the one before, so that the file system keeps its layout; zero: a new one
 	key, passphrase secret.Bytes // volume key; key file of the LUKS2 key slot
 	about           DiskAbout    // complete after make
 	reused          bool         // from the build before
@@ -56,6 +57,7 @@ func (p *Plan) disks(prev *previous) ([]*disk, error) {
 				wipeDisks(all)
 				return nil, err
 			}
+			_, _ = hex.Decode(d.id[:], []byte(before.ID))
 		} else {
 			d.key, d.passphrase = secret.Random(sealed.KeySize), secret.Random(64)
 		}
@@ -109,7 +111,7 @@ func (d *disk) make(ctx context.Context, p *Plan, prev *previous, into *outfile.
 	}
 	p.step("encrypt " + d.what())
 	v, err := rootdisk.Create(ctx, into.Join(d.file()), rootdisk.Options{
-		Source: d.fs.Source, Partition: d.fs.Partition, Size: d.fs.Size, Key: d.key, Passphrase: d.passphrase, SkipTLS: p.SkipTLS,
+		Source: d.fs.Source, Partition: d.fs.Partition, Size: d.fs.Size, ID: d.id, Key: d.key, Passphrase: d.passphrase, SkipTLS: p.SkipTLS,
 		Skipped: func(name string) { p.warn(d.what() + ": socket " + name + " is left out") },
 	})
 	if err != nil {
