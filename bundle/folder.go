@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"syscall"
 )
 
 // Errors of a bundle's folder that callers branch on.
@@ -41,7 +42,7 @@ func Open(dir string) (*Bundle, error) {
 	m, err := ParseManifest(text)
 	if err != nil {
 		root.Close()
-		return nil, fmt.Errorf("open bundle %s: %w", dir, err)
+		return nil, fmt.Errorf("open bundle %s: read %s: %w", dir, ManifestFile, err)
 	}
 	return &Bundle{Manifest: *m, root: root}, nil
 }
@@ -49,9 +50,12 @@ func Open(dir string) (*Bundle, error) {
 // Close closes the folder.
 func (b *Bundle) Close() error { return b.root.Close() }
 
+// noWait opens a pipe without waiting for its writer; it reads as empty.
+const noWait = os.O_RDONLY | syscall.O_NONBLOCK
+
 // OpenPart opens a part for reading. Its size is checked, its digest is not.
 func (b *Bundle) OpenPart(p Part) (*os.File, error) {
-	f, err := b.root.Open(p.File)
+	f, err := b.root.OpenFile(p.File, noWait, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("open %s: %w: transfer the bundle again", p.File, ErrMissing)
 	} else if err != nil {
@@ -115,7 +119,7 @@ func Describe(ctx context.Context, name string, r io.Reader) (Part, error) {
 }
 
 func readBounded(root *os.Root, name string, limit int64) ([]byte, error) {
-	f, err := root.Open(name)
+	f, err := root.OpenFile(name, noWait, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -33,9 +33,10 @@ type Access struct {
 // Place is where a bundle is or goes: a repository of a registry, or an OCI
 // layout folder.
 type Place struct {
-	target oras.Target
-	ref    string // tag or digest
-	name   string // as the caller wrote it
+	target oras.Target // nil for a layout that Push makes
+	ref    string      // tag or digest
+	name   string      // as the caller wrote it
+	dir    string      // of a layout
 }
 
 // ErrReference says that a reference has no form that is known.
@@ -43,7 +44,7 @@ var ErrReference = errors.New("invalid reference")
 
 // Open opens a place by its reference: HOST[:PORT]/REPOSITORY[:TAG|@DIGEST], the
 // same after docker://, or oci:FOLDER[:TAG]. The tag is latest where none is
-// given. A layout folder that is to be written is made.
+// given. A layout folder that is to be written is made by Push.
 func Open(ctx context.Context, reference string, a Access, write bool) (*Place, error) {
 	if rest, ok := strings.CutPrefix(reference, "oci:"); ok {
 		return openLayout(ctx, reference, rest, write)
@@ -76,7 +77,7 @@ func Open(ctx context.Context, reference string, a Access, write bool) (*Place, 
 	}
 	// Registries that know the referrers API or not: we need no referrers.
 	_ = repo.SetReferrersCapability(true)
-	return &Place{repo, ref.Reference, reference}, nil
+	return &Place{repo, ref.Reference, reference, ""}, nil
 }
 
 func openLayout(ctx context.Context, reference, rest string, write bool) (*Place, error) {
@@ -88,22 +89,35 @@ func openLayout(ctx context.Context, reference, rest string, write bool) (*Place
 		return nil, fmt.Errorf("%w: %q: write oci:FOLDER:TAG", ErrReference, reference)
 	}
 	if !write {
+		if info, err := os.Stat(dir + "/index.json"); err == nil && !info.Mode().IsRegular() { // a pipe would wait for its writer
+			return nil, fmt.Errorf("open OCI layout %s: index.json is no regular file", dir)
+		}
 		store, err := oci.NewFromFS(ctx, os.DirFS(dir))
 		if err != nil {
-			return nil, fmt.Errorf("open OCI layout %s: %w", dir, err)
+			return nil, fmt.Errorf("open OCI layout %s with its index.json: %w", dir, err)
 		}
-		return &Place{readOnly{store}, tag, reference}, nil
+		return &Place{readOnly{store}, tag, reference, dir}, nil
 	}
 	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
 		if _, err := os.Stat(dir + "/oci-layout"); err != nil {
 			return nil, fmt.Errorf("open OCI layout %s: it is a folder with something else", dir)
 		}
 	}
-	store, err := oci.NewWithContext(ctx, dir)
-	if err != nil {
-		return nil, fmt.Errorf("open OCI layout %s: %w", dir, err)
+	return &Place{nil, tag, reference, dir}, nil
+}
+
+// make makes a layout folder that is to be written. It waits until the bundle
+// is known to be whole.
+func (p *Place) make(ctx context.Context) error {
+	if p.target != nil {
+		return nil
 	}
-	return &Place{store, tag, reference}, nil
+	store, err := oci.NewWithContext(ctx, p.dir)
+	if err != nil {
+		return fmt.Errorf("open OCI layout %s: %w", p.dir, err)
+	}
+	p.target = store
+	return nil
 }
 
 // readOnly is a layout that is only read.
@@ -167,6 +181,10 @@ func passing(err error) bool {
 		if errors.Is(err, lasting) {
 			return false
 		}
+	}
+	var local *fs.PathError // such as a full disk
+	if errors.As(err, &local) {
+		return false
 	}
 	var cert *tls.CertificateVerificationError
 	return !errors.As(err, &cert)

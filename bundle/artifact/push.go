@@ -68,6 +68,9 @@ func Push(ctx context.Context, b *bundle.Bundle, to *Place, o Options) (*Summary
 	if err != nil {
 		return nil, err
 	}
+	if err := to.make(ctx); err != nil {
+		return nil, err
+	}
 	count := newCounter(chunks, o.Step)
 	group, ctx2 := errgroup.WithContext(ctx)
 	group.SetLimit(o.parallel())
