@@ -24,6 +24,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"syscall"
 
 	"github.com/secexec/secexec/compressed"
 	"github.com/secexec/secexec/cpio"
@@ -142,7 +143,7 @@ func archive(ctx context.Context, w io.Writer, entries []entry) error {
 // program returns a loader of an s390x executable.
 func program(path string) func() ([]byte, error) {
 	return func() ([]byte, error) {
-		f, err := os.Open(path)
+		f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // no wait for a pipe's writer
 		if err != nil {
 			return nil, err
 		}

@@ -99,7 +99,8 @@ func Root(img *Image, number int) (p Partition, err error) {
 		if !Mountable(fs) {
 			return p, fmt.Errorf("%w: it holds %s; a root is ext4, xfs or erofs", ErrImage, fs)
 		}
-		return Partition{Size: img.Size, FileSystem: fs}, nil
+		p = Partition{Size: img.Size, FileSystem: fs}
+		return p, p.checkWhole(img)
 	}
 	table, err := Partitions(img, img.Size)
 	if err != nil {
@@ -112,5 +113,8 @@ func Root(img *Image, number int) (p Partition, err error) {
 		t := &table.Partitions[i]
 		t.FileSystem = FileSystem(io.NewSectionReader(img, t.Start, t.Size), t.Size)
 	}
-	return table.choose(number)
+	if p, err = table.choose(number); err != nil {
+		return p, err
+	}
+	return p, p.checkWhole(img)
 }

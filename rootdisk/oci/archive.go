@@ -99,7 +99,7 @@ func openArchive(ctx context.Context, transport, rest string, o Options) (*Image
 // openPlain opens a tar file; of a compressed one it makes a plain copy in a
 // file without a name.
 func openPlain(ctx context.Context, name, temp string) (*os.File, error) {
-	f, err := os.Open(name)
+	f, err := os.OpenFile(name, noWait, 0)
 	if err != nil {
 		return nil, err
 	}

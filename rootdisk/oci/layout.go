@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"syscall"
 )
 
 // files are the named files of a layout or an archive.
@@ -27,11 +28,14 @@ func (l layout) blob(_ context.Context, d Descriptor) (io.ReadCloser, error) {
 	return l.open("blobs/" + alg + "/" + digits)
 }
 
+// noWait opens a pipe without waiting for its writer.
+const noWait = os.O_RDONLY | syscall.O_NONBLOCK
+
 // folder is a folder's files; links out of it lead nowhere.
 type folder struct{ *os.Root }
 
 func (f folder) open(name string) (io.ReadCloser, error) {
-	file, err := f.Open(name)
+	file, err := f.OpenFile(name, noWait, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +76,7 @@ func readLayout(ctx context.Context, f files, tag string, o Options) (*Image, er
 	}
 	m, err := parseManifest(b)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("read index.json: %w", err)
 	}
 	if m.Config != nil {
 		return nil, fmt.Errorf("%w: its index.json is no index", ErrImage)
