@@ -62,6 +62,13 @@ func (spec *Spec) seeded(ctx context.Context, pcf Flags, hosts []*ecdh.PublicKey
 	if len(spec.Seed) < MinSeedSize {
 		return nil, nil, fmt.Errorf("%w: the seed has %d bytes, wants at least %d", ErrSeed, len(spec.Seed), MinSeedSize)
 	}
+	// Before hours are spent on reading what is too large.
+	if spec.Kernel.Size > MaxKernelSize {
+		return nil, nil, fmt.Errorf("%w: %d bytes, at most %d", ErrKernel, spec.Kernel.Size, MaxKernelSize)
+	}
+	if spec.Initrd.Size > MaxInitrdSize {
+		return nil, nil, fmt.Errorf("%w: %d bytes, at most %d", ErrInitrd, spec.Initrd.Size, int64(MaxInitrdSize))
+	}
 	var d inputDigests
 	var err error
 	if d.kernel, err = sourceDigest(ctx, "kernel", spec.Kernel); err != nil {

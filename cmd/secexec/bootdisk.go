@@ -3,13 +3,13 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/secexec/secexec/bootdisk"
 	"github.com/secexec/secexec/cmd/secexec/term"
+	"github.com/secexec/secexec/rootdisk/luks2"
 	"github.com/secexec/secexec/seimage"
 )
 
@@ -70,6 +70,11 @@ chooses it, too, loadparm 2 the second one, and so on.`,
 					return err
 				}
 			}
+			for _, v := range o.Volumes {
+				if err := checkVolume(v.Path); err != nil {
+					return err
+				}
+			}
 			o.BootSize = int64(size)
 			t, err := bootdisk.Create(cmd.Context(), output, o)
 			if err != nil {
@@ -104,6 +109,24 @@ func checkImage(path string) error {
 	return nil
 }
 
+// checkVolume refuses a file that is no whole LUKS2 disk: what is not encrypted
+// must not go to a provider.
+func checkVolume(path string) error {
+	f, size, err := openRegular(path)
+	if err != nil {
+		return fmt.Errorf("open volume: %w", err)
+	}
+	defer f.Close()
+	h, err := luks2.Parse(f)
+	if err == nil && size < h.Offset+max(1, h.Payload) {
+		err = errCutOff
+	}
+	if err != nil {
+		return fmt.Errorf("open volume %s: %w", path, err)
+	}
+	return nil
+}
+
 func newBootdiskInfo() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -112,7 +135,7 @@ func newBootdiskInfo() *cobra.Command {
 		Example: `  secexec bootdisk info disk.raw`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			f, err := os.Open(args[0])
+			f, err := openInput(args[0])
 			if err != nil {
 				return fmt.Errorf("open disk: %w", err)
 			}

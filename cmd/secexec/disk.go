@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -19,6 +20,9 @@ func newDisk() *cobra.Command {
 	cmd.AddCommand(newDiskCreate(), newDiskInfo(), newDiskOpen())
 	return cmd
 }
+
+// errCutOff says that a file has a LUKS2 header and not all of what follows.
+var errCutOff = errors.New("it ends before its payload does: it was cut off, or is a copy of the header alone")
 
 func newDiskInfo() *cobra.Command {
 	var asJSON bool
@@ -56,6 +60,9 @@ func newDiskInfo() *cobra.Command {
 			}
 			if h.Damaged != "" {
 				fields = append(fields, "damage", "the "+h.Damaged+" copy of the header (cryptsetup repair makes it from the other)")
+			}
+			if size < h.Offset+max(1, h.Payload) {
+				fields = append(fields, "damage", errCutOff.Error())
 			}
 			for _, k := range h.Keyslots {
 				fields = append(fields, fmt.Sprintf("key slot %d", k.ID), describeSlot(k))

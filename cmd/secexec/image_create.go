@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/ecdsa"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -143,7 +144,12 @@ func (f *createFlags) run(cmd *cobra.Command) error {
 	spec.Progress = bar.Set
 	s, err := seimage.Create(cmd.Context(), image, spec)
 	bar.End()
-	if err != nil {
+	switch {
+	case errors.Is(err, seimage.ErrKernel):
+		return fmt.Errorf("%s: %w", f.kernel, err)
+	case errors.Is(err, seimage.ErrInitrd):
+		return fmt.Errorf("%s: %w", f.ramdisk, err)
+	case err != nil:
 		return err
 	}
 	if err := image.Commit(); err != nil {

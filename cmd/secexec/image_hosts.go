@@ -60,7 +60,7 @@ authentic (info --hdr-key tells that).`,
 			defer file.Close()
 			img, err := seimage.OpenHeader(file, size)
 			if err != nil {
-				return err
+				return fmt.Errorf("%s: %w", args[0], err)
 			}
 			talk.found(cmd, args[0], img)
 			var checks []hostCheck

@@ -132,7 +132,7 @@ func (f *infoFlags) check(cmd *cobra.Command, args []string) error {
 func (f *infoFlags) show(cmd *cobra.Command, path string, file io.ReaderAt, size int64) error {
 	img, err := seimage.OpenHeader(file, size)
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", path, err)
 	}
 	f.found(cmd, path, img)
 	secrets, err := f.open(cmd, img.Header)
@@ -266,7 +266,7 @@ func writeFlags(b *strings.Builder, kind string, names []string) {
 func (f *infoFlags) showMap(cmd *cobra.Command, path string, file io.ReaderAt, size int64) error {
 	img, err := seimage.Open(file, size)
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", path, err)
 	}
 	f.found(cmd, path, img)
 	secrets, err := f.open(cmd, img.Header)

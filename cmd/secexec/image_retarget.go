@@ -100,6 +100,8 @@ func (f *retargetFlags) run(cmd *cobra.Command, path string) error {
 	switch {
 	case errors.Is(err, seimage.ErrHeaderTag):
 		return fmt.Errorf("open SE header with %s: %w", f.hdrKey, err)
+	case errors.Is(err, seimage.ErrNotImage) || errors.Is(err, seimage.ErrTruncated):
+		return fmt.Errorf("%s: %w", path, err)
 	case err != nil:
 		return err
 	}
@@ -180,6 +182,13 @@ func (f *retargetFlags) retargetCopy(ctx context.Context, path string, key secre
 		return nil, fmt.Errorf("open image: %w", err)
 	}
 	defer in.Close()
+	// Before something else is copied.
+	if _, err := seimage.Open(in, size); err != nil {
+		return nil, err
+	}
+	if size > imageLimit {
+		return nil, fmt.Errorf("%w: %d bytes, at most %d", seimage.ErrNotImage, size, int64(imageLimit))
+	}
 	out, err := outfile.Create(f.output, 0o644, f.overwrite)
 	if err != nil {
 		return nil, err
