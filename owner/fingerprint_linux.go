@@ -146,6 +146,9 @@ func (p *printer) content(path string) error {
 	if err != nil {
 		return err
 	}
+	if info.Size() > 1<<40 { // rootdisk takes no more; reading it would take hours
+		return fmt.Errorf("%s has %d bytes, at most %d", path, info.Size(), int64(1<<40))
+	}
 	p.number(uint64(info.Size()))
 	_, err = io.CopyBuffer(p.h, io.LimitReader(&contextReader{p.ctx, f}, info.Size()), make([]byte, 1<<20))
 	return err

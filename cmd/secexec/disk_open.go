@@ -1,11 +1,14 @@
 package main
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
 	"github.com/secexec/secexec/rootdisk"
+	"github.com/secexec/secexec/rootdisk/luks2"
 	"github.com/secexec/secexec/secret"
 )
 
@@ -45,6 +48,9 @@ text lies in the file until you remove it. What cryptsetup would do is
 			defer passphrase.Wipe()
 			defer key.Wipe()
 			size, err := rootdisk.Open(cmd.Context(), disk, output, passphrase, key)
+			if errors.Is(err, luks2.ErrKey) {
+				return fmt.Errorf("%s: %w (the one of %s)", args[0], err, cmp.Or(keyFile, passphraseFile, volumeKey))
+			}
 			if err != nil {
 				return fmt.Errorf("%s: %w", args[0], err)
 			}
