@@ -35,7 +35,7 @@ func OpenTree(fsys fs.FS, release string) (*Tree, error) {
 		{"modules.alias", x.parseAlias},
 		{"modules.builtin", x.parseBuiltin},
 	} {
-		f, err := fsys.Open(file.name)
+		f, err := openRegular(fsys, file.name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -57,6 +57,21 @@ func OpenTree(fsys fs.FS, release string) (*Tree, error) {
 		}
 	}
 	return &Tree{Release: release, fsys: fsys, index: x}, nil
+}
+
+// openRegular opens a file, not a pipe: that would wait for its writer.
+func openRegular(fsys fs.FS, name string) (fs.File, error) {
+	info, err := fs.Lstat(fsys, name) // fs.Stat of what fs.Sub made opens it
+	if err == nil && info.Mode()&fs.ModeSymlink != 0 {
+		info, err = fs.Stat(fsys, name)
+	}
+	if err == nil && !info.Mode().IsRegular() {
+		err = &fs.PathError{Op: "open", Path: name, Err: errors.New("it is no regular file")}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return fsys.Open(name)
 }
 
 // walk lists the tree's modules by their files. Of two of a name the one
@@ -111,7 +126,7 @@ func (t *Tree) Load(m Module) ([]byte, error) {
 }
 
 func (t *Tree) read(file string) ([]byte, error) {
-	f, err := t.fsys.Open(file)
+	f, err := openRegular(t.fsys, file)
 	if err != nil {
 		return nil, err
 	}

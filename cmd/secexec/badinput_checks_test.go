@@ -4,14 +4,15 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -42,22 +43,30 @@ func invoke(t *testing.T, dir string, argv []string, begun func(*os.Process)) re
 	}
 	cmd := exec.CommandContext(ctx, name, argv...)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "TMPDIR="+dir)
+	cmd.Env = append(os.Environ(), "TMPDIR="+dir, "SECEXEC_TEST_PEAK=/proc/self/fd/3")
+	peak, tell, err := os.Pipe()
+	must(t, err)
+	defer peak.Close()
+	cmd.ExtraFiles = []*os.File{tell}
 	cmd.WaitDelay = time.Second
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	start := time.Now()
 	must(t, cmd.Start())
+	tell.Close()
 	if begun != nil {
 		begun(cmd.Process)
 	}
-	err := cmd.Wait()
+	err = cmd.Wait()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) || ctx.Err() != nil {
 		t.Fatalf("secexec %s: %v, %v\n%s", strings.Join(argv, " "), err, ctx.Err(), stderr.String())
 	}
-	usage := cmd.ProcessState.SysUsage().(*syscall.Rusage)
-	return result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String(), int64(usage.Maxrss), time.Since(start)}
+	took := time.Since(start)
+	must(t, peak.SetReadDeadline(time.Now().Add(time.Second))) // of a killed process a child may hold the pipe
+	told, _ := io.ReadAll(peak)
+	memory, _ := strconv.ParseInt(string(told), 10, 64) // 0 of one that was killed
+	return result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String(), memory, took}
 }
 
 // checkRefusal wants a refusal as users should see it.
@@ -83,6 +92,9 @@ func (r result) checkRefusal(t *testing.T, names string) {
 	}
 	if r.took > refusalTime {
 		t.Errorf("it took %v", r.took)
+	}
+	if r.memory == 0 {
+		t.Error("it does not tell how much memory it took")
 	}
 	if r.memory > refusalMemory && runtime.GOARCH != "s390x" { // there an emulator's memory counts, too
 		t.Errorf("it took %d MiB of memory", r.memory>>10)
