@@ -29,7 +29,7 @@ type pipeline struct {
 
 // A chunk stays in a core's second-level cache between the stages.
 const (
-	chunkSize = 256 << 10
+	chunkSize = 128 << 10
 	chunks    = 16
 )
 
