@@ -26,8 +26,8 @@ func main() {
 	var o options
 	var sizes string
 	flag.IntVar(&o.runs, "runs", 5, "runs of each contestant")
-	flag.StringVar(&o.disk, "disk", "/var/tmp", "folder on a disk for work")
-	flag.StringVar(&o.memory, "memory", "/dev/shm", "folder in memory for work")
+	flag.StringVar(&o.disk, "disk", "/var/tmp", "folder on a disk for work, empty: not there")
+	flag.StringVar(&o.memory, "memory", "/dev/shm", "folder in memory for work, empty: not there")
 	flag.StringVar(&o.secexec, "secexec", "build/secexec", "secexec to time")
 	flag.StringVar(&o.pvimg, "pvimg", "pvimg", "pvimg of s390-tools to time beside it; left out where there is none")
 	flag.StringVar(&o.only, "only", "", "run only groups whose name contains this")

@@ -32,6 +32,9 @@ func owner(ctx context.Context, o *options) ([]*group, error) {
 	}
 	b := &bench{options: o, self: self}
 	for _, place := range []struct{ name, dir string }{{"memory", o.memory}, {"disk", o.disk}} {
+		if place.dir == "" {
+			continue
+		}
 		dir, err := os.MkdirTemp(place.dir, "secexec-bench-*")
 		if err != nil {
 			return nil, err

@@ -73,6 +73,12 @@ keys in the folder previous.`,
 	f.BoolVar(&update, "update", false, "replace the bundle and its secrets if they exist, with what did not change")
 	f.BoolVar(&dryRun, "dry-run", false, "check the plan and print it as a build file, build nothing")
 	f.BoolVar(&printSchema, "print-schema", false, "print the JSON schema of the build file")
+	groupFlags(cmd, nil,
+		flagGroup{"What to build", []string{"file", "name", "root", "partition", "root-size", "read-only", "volume", "kernel", "modules", "kernel-release", "module-signatures", "guest-dir", "tls-verify"}},
+		flagGroup{"How the guest runs", []string{"memory", "cmdline", "parmfile", "init", "stop-signal"}},
+		flagGroup{"Hosts", []string{"host-key-document", "cert", "crl", "offline", "root-ca", "no-verify"}},
+		flagGroup{"Outputs", []string{"output", "secrets", "bootable-disk", "update", "dry-run", "print-schema"}},
+	)
 	return cmd
 }
 

@@ -17,7 +17,8 @@ type flagGroup struct {
 
 // groupFlags shows a command's flags beneath headings, in the order given,
 // where an alphabet of them would hide what belongs together. also are names
-// that a flag has besides its own. All values are files.
+// that a flag has besides its own. A value is called as its usage quotes it,
+// and otherwise a file.
 func groupFlags(cmd *cobra.Command, also map[string]string, groups ...flagGroup) {
 	cmd.SetUsageFunc(func(cmd *cobra.Command) error {
 		w := cmd.OutOrStderr()
@@ -53,8 +54,20 @@ func printFlag(w io.Writer, f *pflag.Flag, also string) {
 	if also != "" {
 		left += ", --" + strings.ReplaceAll(also, " ", ", --")
 	}
-	if kind := f.Value.Type(); kind != "bool" && kind != "count" {
-		left += " FILE"
+	value, usage := pflag.UnquoteUsage(f)
+	switch kind := f.Value.Type(); {
+	case kind == "bool" || kind == "count":
+		value = ""
+	case value == kind || value == "strings":
+		value = "FILE"
 	}
-	fmt.Fprintf(w, "  %-36s %s\n", left, f.Usage)
+	if value != "" {
+		left += " " + value
+	}
+	switch f.DefValue {
+	case "", "0", "false", "[]":
+	default:
+		usage += " (default " + f.DefValue + ")"
+	}
+	fmt.Fprintf(w, "  %-36s %s\n", left, usage)
 }
