@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/secexec/secexec/bootdisk"
@@ -78,6 +79,7 @@ func Build(ctx context.Context, p Plan) (*Result, error) {
 	for _, d := range disks[1:] {
 		record.Data = append(record.Data, sealed.DataVolume{Volume: d.volume(), Mount: d.mount})
 	}
+	slices.SortFunc(record.Data, func(a, b sealed.DataVolume) int { return strings.Compare(a.Mount, b.Mount) }) // a folder before what is in it
 	rd, err := packInitrd(ctx, &p, found, record, fileSystems(disks), out.secrets)
 	if err != nil {
 		return nil, err

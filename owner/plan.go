@@ -154,7 +154,7 @@ func (p *Plan) checkVolumes() error {
 	if len(p.Volumes) >= bundle.MaxDisks {
 		return fmt.Errorf("plan volumes: %d, at most %d", len(p.Volumes), bundle.MaxDisks-1)
 	}
-	names := []string{RootSerial, "boot", "disk"}
+	names, mounts := []string{RootSerial, "boot", "disk"}, []string(nil)
 	for _, v := range p.Volumes {
 		switch {
 		case bundle.CheckName(v.Name) != nil || len(v.Name) > maxVolumeName:
@@ -163,8 +163,10 @@ func (p *Plan) checkVolumes() error {
 			return fmt.Errorf("plan volume %s: the name is taken", v.Name)
 		case v.Source == "" && v.Size == 0:
 			return fmt.Errorf("plan volume %s: it has neither a source nor a size", v.Name)
+		case slices.Contains(mounts, v.Mount):
+			return fmt.Errorf("plan volume %s: another volume is mounted at %s", v.Name, v.Mount)
 		}
-		names = append(names, v.Name)
+		names, mounts = append(names, v.Name), append(mounts, v.Mount)
 		if err := sealed.CheckMount(v.Mount); err != nil {
 			return fmt.Errorf("plan volume %s: %w", v.Name, err)
 		}
