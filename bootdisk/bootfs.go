@@ -1,20 +1,14 @@
 package bootdisk
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
-)
 
-// Errors of the programs that make and read the boot partition's file system.
-var (
-	ErrToolMissing = errors.New("program is missing")
-	ErrTool        = errors.New("program failed")
+	"github.com/secexec/secexec/e2fs"
 )
 
 // fsBlock is the file system's block size in bytes.
@@ -57,7 +51,7 @@ func (b *bootFS) write(ctx context.Context, from, name string) error {
 		return fmt.Errorf("write %s: its path %q holds a line feed", name, from)
 	}
 	out, err := b.debugfs(ctx, "-w", fmt.Sprintf("write %s %s\nsif %s mode 0100644\nsif %s uid 0\nsif %s gid 0\n",
-		quote(from), quote(name), quote(name), quote(name), quote(name)))
+		e2fs.Quote(from), e2fs.Quote(name), e2fs.Quote(name), e2fs.Quote(name), e2fs.Quote(name)))
 	if err == nil {
 		err = silent(out)
 	}
@@ -73,7 +67,7 @@ func (b *bootFS) write(ctx context.Context, from, name string) error {
 // runs returns where a file of size bytes lies on the disk: what is no extent of
 // it is a hole, and its Block is 0. Blocks are of BlockSize.
 func (b *bootFS) runs(ctx context.Context, name string, size int64) ([]Run, error) {
-	out, err := b.debugfs(ctx, "", fmt.Sprintf("dump_extents -l %s\n", quote(name)))
+	out, err := b.debugfs(ctx, "", fmt.Sprintf("dump_extents -l %s\n", e2fs.Quote(name)))
 	if err != nil {
 		return nil, fmt.Errorf("find %s on boot partition: %w", name, err)
 	}
@@ -171,41 +165,13 @@ func silent(out string) error {
 	for line := range strings.Lines(out) {
 		line = strings.TrimSpace(line)
 		if line != "" && !strings.HasPrefix(line, "debugfs") && !strings.HasPrefix(line, "Allocated inode:") {
-			return fmt.Errorf("%w: debugfs: %s", ErrTool, line)
+			return fmt.Errorf("%w: debugfs: %s", e2fs.ErrFailed, line)
 		}
 	}
 	return nil
 }
 
-// quote quotes a word for debugfs (libss): quotes within are doubled.
-func quote(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }
-
 // run runs a program of e2fsprogs and returns what it said.
 func run(ctx context.Context, stdin, name string, args ...string) (string, error) {
-	path, err := find(name)
-	if err != nil {
-		return "", err
-	}
-	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "MKE2FS_CONFIG=/dev/null", "E2FSPROGS_LIBMAGIC_SUPPRESS=1", "DEBUGFS_PAGER=cat"}
-	cmd.Stdin = strings.NewReader(stdin)
-	var words bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &words, &words
-	if err := cmd.Run(); err != nil {
-		if ctx.Err() != nil {
-			return "", ctx.Err()
-		}
-		return words.String(), fmt.Errorf("%w: %s: %w: %.300s", ErrTool, name, err, strings.TrimSpace(words.String()))
-	}
-	return words.String(), nil
-}
-
-// find finds a program; users' PATHs often lack /usr/sbin.
-func find(name string) (string, error) {
-	for _, path := range []string{name, filepath.Join("/usr/sbin", name), filepath.Join("/sbin", name)} {
-		if path, err := exec.LookPath(path); err == nil {
-			return path, nil
-		}
-	}
-	return "", fmt.Errorf("%w: %s: install Debian package e2fsprogs", ErrToolMissing, name)
+	return e2fs.Call{Program: name, Args: args, Stdin: []byte(stdin)}.Run(ctx)
 }

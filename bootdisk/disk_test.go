@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"reflect"
 	"testing"
+
+	"github.com/secexec/secexec/e2fs"
 )
 
 // noise writes a file of n bytes: pages of random bytes, each seventh of zeros,
@@ -63,7 +65,7 @@ func loads(t *testing.T, disk []byte, images ...string) {
 func needTools(t *testing.T) {
 	t.Helper()
 	for _, tool := range []string{"mke2fs", "debugfs", "e2fsck"} {
-		if _, err := find(tool); err != nil {
+		if _, err := e2fs.Find(tool); err != nil {
 			t.Skip(err)
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"os"
 	"strconv"
 	"strings"
+
+	"github.com/secexec/secexec/e2fs"
 )
 
 // ErrNoBoot says that a disk has no boot partition of this package's making.
@@ -141,7 +143,7 @@ func (b *bootFS) free(ctx context.Context) (int64, error) {
 			return blocks * fsBlock, err
 		}
 	}
-	return 0, fmt.Errorf("look at boot partition: %w: debugfs tells no number of free blocks", ErrTool)
+	return 0, fmt.Errorf("look at boot partition: %w: debugfs tells no number of free blocks", e2fs.ErrFailed)
 }
 
 // names lists the files in the file system's root folder with their sizes in

@@ -7,12 +7,12 @@ import (
 	"fmt"
 	"math/bits"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/secexec/secexec/e2fs"
 	"github.com/secexec/secexec/rootdisk/luks2"
 )
 
@@ -109,7 +109,7 @@ func (t *tree) build(ctx context.Context, work string, img *os.File, size int64,
 	inodes := coarse(max(int64(t.entries)*2, int64(t.entries)+8192, size/(32<<10)))
 	uuid := luks2.FormatUUID(seedUUID(id))
 	if out, err := run(ctx, img, nil, "mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-m", "1", "-I", "256", "-N", fmt.Sprint(inodes), "-L", label, "-U", uuid,
-		"-O", features, "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard,root_owner=0:0,hash_seed="+uuid, "-d", t.dir, image); err != nil {
+		"-O", features, "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard,root_owner=0:0,hash_seed="+uuid, "-d", t.dir, e2fs.Image); err != nil {
 		if strings.Contains(out, "Could not allocate") || strings.Contains(out, "No space left") {
 			return fmt.Errorf("%w: %d MiB hold no %d MiB of files: ask for a larger size", ErrOptions, size/mebi, t.need()/mebi)
 		}
@@ -125,7 +125,7 @@ func (t *tree) build(ctx context.Context, work string, img *os.File, size int64,
 	if err := t.setInodes(img, size); err != nil {
 		return err
 	}
-	if _, err := run(ctx, img, nil, "e2fsck", "-fn", image); err != nil {
+	if _, err := run(ctx, img, nil, "e2fsck", "-fn", e2fs.Image); err != nil {
 		return fmt.Errorf("check it: %w", err)
 	}
 	return nil
@@ -148,14 +148,14 @@ func (t *tree) setXattrs(ctx context.Context, work string, img *os.File) error {
 			if err := os.WriteFile(value, x.value, 0o600); err != nil {
 				return fmt.Errorf("set extended attribute: %w", err)
 			}
-			fmt.Fprintf(&s, "ea_set -f %s %s %s\n", quote(value), quote(filepath.Join("/", name)), quote(x.name))
+			fmt.Fprintf(&s, "ea_set -f %s %s %s\n", e2fs.Quote(value), e2fs.Quote(filepath.Join("/", name)), e2fs.Quote(x.name))
 		}
 		return nil
 	})
 	if err != nil || values == 0 {
 		return err
 	}
-	out, err := run(ctx, img, s.Bytes(), "debugfs", "-w", "-f", "-", image)
+	out, err := run(ctx, img, s.Bytes(), "debugfs", "-w", "-f", "-", e2fs.Image)
 	if err != nil {
 		return fmt.Errorf("set extended attributes: %w", err)
 	}
@@ -163,55 +163,17 @@ func (t *tree) setXattrs(ctx context.Context, work string, img *os.File) error {
 	// error is its own version.
 	for line := range strings.Lines(out) {
 		if !strings.HasPrefix(line, "debugfs ") && strings.TrimSpace(line) != "" {
-			return fmt.Errorf("set extended attributes: %w: debugfs: %s", ErrTool, strings.TrimSpace(line))
+			return fmt.Errorf("set extended attributes: %w: debugfs: %s", e2fs.ErrFailed, strings.TrimSpace(line))
 		}
 	}
 	return nil
 }
 
-// quote quotes a word for debugfs (libss): quotes within are doubled. Names
-// with line feeds were refused by stage.
-func quote(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }
-
-// image is the name under which run's programs find the image.
-const image = "/proc/self/fd/3"
-
-// run runs a program of e2fsprogs on an image and returns what it said on
-// standard error.
+// run runs a program of e2fsprogs on an image, which it finds as e2fs.Image, and
+// returns what it said on standard error.
 func run(ctx context.Context, img *os.File, stdin []byte, name string, args ...string) (string, error) {
-	path, err := find(name)
-	if err != nil {
-		return "", err
-	}
-	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "MKE2FS_CONFIG=/dev/null", "E2FSPROGS_LIBMAGIC_SUPPRESS=1",
-		fmt.Sprintf("E2FSPROGS_FAKE_TIME=%d", made), fmt.Sprintf("SOURCE_DATE_EPOCH=%d", made)} // the one before, the other since 1.47.1
-	cmd.ExtraFiles = []*os.File{img}
-	cmd.Stdin = bytes.NewReader(stdin)
-	var words bytes.Buffer
-	cmd.Stderr = &words
-	if err := cmd.Run(); err != nil {
-		if ctx.Err() != nil {
-			return "", ctx.Err()
-		}
-		return words.String(), fmt.Errorf("%w: %s: %w: %.300s", ErrTool, name, err, strings.TrimSpace(words.String()))
-	}
-	return words.String(), nil
-}
-
-// toolDirs are where programs are looked for besides PATH: users' PATHs often
-// lack /usr/sbin.
-var toolDirs = []string{"/usr/sbin", "/sbin"}
-
-// find finds a program.
-func find(name string) (string, error) {
-	if path, err := exec.LookPath(name); err == nil {
-		return path, nil
-	}
-	for _, dir := range toolDirs {
-		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
-			return path, nil
-		}
-	}
-	return "", fmt.Errorf("%w: %s: install Debian package e2fsprogs", ErrToolMissing, name)
+	return e2fs.Call{
+		Program: name, Args: args, Stdin: stdin, Image: img, Quiet: true,
+		Env: []string{fmt.Sprintf("E2FSPROGS_FAKE_TIME=%d", made), fmt.Sprintf("SOURCE_DATE_EPOCH=%d", made)}, // the one before, the other since 1.47.1
+	}.Run(ctx)
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path"
 
+	"github.com/secexec/secexec/e2fs"
 	"github.com/secexec/secexec/rootdisk/ext4"
 )
 
@@ -40,13 +41,13 @@ func (t *tree) setFolder(fs *ext4.FS, img *os.File, name string, n *node, dir *e
 		delete(entries, lostFound)
 	}
 	if len(entries) != len(n.kids) {
-		return fmt.Errorf("%w: %s has %d files, %d were copied", ErrTool, name, len(n.kids), len(entries))
+		return fmt.Errorf("%w: %s has %d files, %d were copied", e2fs.ErrFailed, name, len(n.kids), len(entries))
 	}
 	for base, e := range entries {
 		full := path.Join(name, base)
 		kid := n.kids[base]
 		if kid == nil {
-			return fmt.Errorf("%w: %s was copied and is not known", ErrTool, full)
+			return fmt.Errorf("%w: %s was copied and is not known", e2fs.ErrFailed, full)
 		}
 		i, err := fs.Inode(e.Inode)
 		if err != nil {
@@ -65,7 +66,7 @@ func (t *tree) setFolder(fs *ext4.FS, img *os.File, name string, n *node, dir *e
 				return fmt.Errorf("%s: %w", full, err)
 			}
 		case kind != kid.kind() || kind == modeFile && i.Size() != kid.size:
-			return fmt.Errorf("%w: %s was not copied as it is", ErrTool, full)
+			return fmt.Errorf("%w: %s was not copied as it is", e2fs.ErrFailed, full)
 		}
 		if kind == modeDir {
 			err = t.setFolder(fs, img, full, kid, i)

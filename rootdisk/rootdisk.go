@@ -66,9 +66,7 @@ type Volume struct {
 
 // Errors of Create.
 var (
-	ErrOptions     = errors.New("root disk can't be made so")
-	ErrToolMissing = errors.New("program is missing")
-	ErrTool        = errors.New("program failed")
+	ErrOptions = errors.New("root disk can't be made so")
 )
 
 // Create makes a root disk or data volume at path, which must not exist. The
