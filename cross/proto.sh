@@ -9,7 +9,7 @@ out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 go build -o "$out/" google.golang.org/protobuf/cmd/protoc-gen-go github.com/containerd/ttrpc/cmd/protoc-gen-go-ttrpc
 PATH=$out:$PATH protoc --go_out="$out" --go_opt=paths=source_relative --go-ttrpc_out="$out" --go-ttrpc_opt=paths=source_relative \
-	proto/hostagent/v1/hostagent.proto
+	proto/hostagent/v1/*.proto
 for file in "$out"/proto/hostagent/v1/*.go; do
 	# Which protoc ran does not matter.
 	sed -i '/^\/\/ \tprotoc  *v/d' "$file"

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -92,8 +93,20 @@ func TestNotify(t *testing.T) {
 func TestFlags(t *testing.T) {
 	t.Parallel()
 	c, err := parse([]string{"--platform", "emulated", "--emulated-host", "h", "--ready-timeout", "5s"})
-	if err != nil || c.choice.Name != "emulated" || c.state != "/var/lib/secexec" || c.socket != "/run/secexec/hostagent.sock" {
+	if err != nil || c.Platform != "emulated" || !filepath.IsAbs(c.EmulatedHost) || c.State != "/var/lib/secexec" || c.Socket != "/run/secexec/hostagent.sock" {
 		t.Errorf("%+v %v", c, err)
+	}
+	file := filepath.Join(t.TempDir(), "hostagent.yaml")
+	if err := os.WriteFile(file, []byte("state: /srv/a\nruntime: /srv/b\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"--config", file, "--runtime", "/srv/c"}, {"--runtime=/srv/c", "-config=" + file}} {
+		if c, err := parse(args); err != nil || c.State != "/srv/a" || c.Runtime != "/srv/c" {
+			t.Errorf("%v: %+v %v", args, c, err)
+		}
+	}
+	if _, err := parse([]string{"--config", file + ".none"}); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no settings file: %v", err)
 	}
 	if _, err := parse([]string{"serve"}); err == nil || !strings.Contains(err.Error(), `unknown argument "serve"`) {
 		t.Errorf("%v", err)

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -12,15 +13,16 @@ import (
 	"os"
 	"os/signal"
 	"os/user"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
-	"time"
 
 	"github.com/secexec/secexec/hostagent/api"
-	"github.com/secexec/secexec/hostagent/client"
 	"github.com/secexec/secexec/hostagent/guest"
 	"github.com/secexec/secexec/hostagent/launch"
 	"github.com/secexec/secexec/hostagent/platform"
+	"github.com/secexec/secexec/hostagent/settings"
 	"github.com/secexec/secexec/hostagent/store"
 )
 
@@ -51,25 +53,28 @@ func main() {
 	}
 }
 
-// config is the command line.
-type config struct {
-	state, runtime, socket, qemu, group string
-	choice                              platform.Choice
-	readyTimeout                        time.Duration
-}
-
-func parse(args []string) (*config, error) {
-	c := &config{}
+// parse reads the settings file and, over it, the command line.
+func parse(args []string) (*settings.Settings, error) {
+	s := settings.Default()
+	file := fileFlag(args)
+	loaded, err := settings.Load(cmp.Or(file, settings.File))
+	switch {
+	case err == nil:
+		s = loaded
+	case file != "" || !errors.Is(err, os.ErrNotExist):
+		return nil, err
+	}
 	f := flag.NewFlagSet("hostagent", flag.ContinueOnError)
-	f.StringVar(&c.state, "state", "/var/lib/secexec", "`folder` of guests and their disks")
-	f.StringVar(&c.runtime, "runtime", "/run/secexec", "`folder` of sockets, best on tmpfs")
-	f.StringVar(&c.socket, "socket", client.DefaultSocket, "`path` of the socket to serve")
-	f.StringVar(&c.group, "group", "", "`name` of the group whose members may call, beside root")
-	f.StringVar(&c.qemu, "qemu", "qemu-system-s390x", "QEMU `program`")
-	f.StringVar(&c.choice.Name, "platform", platform.NameSE, "`se`, or emulated, which protects nothing")
-	f.StringVar(&c.choice.EmulatedHost, "emulated-host", "", "`folder` of an emulated host, made by secexec emulate init")
-	f.BoolVar(&c.choice.Force, "force-emulated", false, "emulate even on a node that has Secure Execution")
-	f.DurationVar(&c.readyTimeout, "ready-timeout", 2*time.Minute, "how long a guest may take to become ready")
+	f.String("config", settings.File, "settings `file`; what the command line says goes before it")
+	f.StringVar(&s.State, "state", s.State, "`folder` of guests and their disks")
+	f.StringVar(&s.Runtime, "runtime", s.Runtime, "`folder` of sockets, best on tmpfs")
+	f.StringVar(&s.Socket, "socket", s.Socket, "`path` of the socket to serve")
+	f.StringVar(&s.Group, "group", s.Group, "`name` of the group whose members may call, beside root")
+	f.StringVar(&s.QEMU, "qemu", s.QEMU, "QEMU `program`")
+	f.StringVar(&s.Platform, "platform", s.Platform, "`se`, or emulated, which protects nothing")
+	f.StringVar(&s.EmulatedHost, "emulated-host", s.EmulatedHost, "`folder` of an emulated host, made by secexec emulate init")
+	f.BoolVar(&s.ForceEmulated, "force-emulated", s.ForceEmulated, "emulate even on a node that has Secure Execution")
+	f.DurationVar(&s.ReadyTimeout, "ready-timeout", s.ReadyTimeout, "how long a guest may take to become ready")
 	show := f.Bool("version", false, "print the version and exit")
 	if err := f.Parse(args); err != nil {
 		return nil, err
@@ -81,12 +86,34 @@ func parse(args []string) (*config, error) {
 	if f.NArg() > 0 {
 		return nil, fmt.Errorf("unknown argument %q: see hostagent --help", f.Arg(0))
 	}
-	return c, nil
+	for _, path := range []*string{&s.State, &s.Runtime, &s.Socket, &s.EmulatedHost} { // as typed, from here
+		if *path != "" {
+			if *path, err = filepath.Abs(*path); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return &s, s.Check()
 }
 
-func run(ctx context.Context, c *config) error {
+// fileFlag finds --config, whose file's content is the other flags' defaults.
+func fileFlag(args []string) string {
+	for i, arg := range args {
+		name, value, joined := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+		switch {
+		case arg == "--" || !strings.HasPrefix(arg, "-"), name != "config":
+		case joined:
+			return value
+		case i+1 < len(args):
+			return args[i+1]
+		}
+	}
+	return ""
+}
+
+func run(ctx context.Context, c *settings.Settings) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	p, err := platform.New(c.choice)
+	p, err := platform.New(platform.Choice{Name: c.Platform, EmulatedHost: c.EmulatedHost, Force: c.ForceEmulated})
 	if err != nil {
 		return err
 	}
@@ -98,8 +125,8 @@ func run(ctx context.Context, c *config) error {
 		log.Error("node can't run guests", "error", err)
 	}
 	gid := -1
-	if c.group != "" {
-		g, err := user.LookupGroup(c.group)
+	if c.Group != "" {
+		g, err := user.LookupGroup(c.Group)
 		if err != nil {
 			return fmt.Errorf("look up group: %w", err)
 		}
@@ -107,34 +134,34 @@ func run(ctx context.Context, c *config) error {
 			return fmt.Errorf("look up group: %w", err)
 		}
 	}
-	st, err := store.Open(c.state)
+	st, err := store.Open(c.State)
 	if err != nil {
 		return err
 	}
 	defer st.Close()
-	if err := os.MkdirAll(c.runtime, 0o755); err != nil {
+	if err := os.MkdirAll(c.Runtime, 0o755); err != nil {
 		return fmt.Errorf("make runtime folder: %w", err)
 	}
-	listener, err := listen(c.socket, gid)
+	listener, err := listen(c.Socket, gid)
 	if err != nil {
 		return err
 	}
 	defer listener.Close()
 	fleet, err := guest.NewFleet(ctx, guest.Options{
 		Store: st, Launcher: launch.Direct{}, Platform: p, Hub: guest.NewHub(), Log: log,
-		QEMU: c.qemu, Runtime: c.runtime, ReadyTimeout: c.readyTimeout,
+		QEMU: c.QEMU, Runtime: c.Runtime, ReadyTimeout: c.ReadyTimeout,
 	})
 	if err != nil {
 		return err
 	}
 	defer fleet.Close()
-	server, err := api.NewServer(&api.Service{Fleet: fleet, Node: nodeFacts(p, c.qemu)}, api.Admission{Group: gid, Log: log})
+	server, err := api.NewServer(&api.Service{Fleet: fleet, Node: nodeFacts(p, c.QEMU)}, api.Admission{Group: gid, Log: log})
 	if err != nil {
 		return err
 	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(ctx, listener) }()
-	log.Info("hostagent serves", "socket", c.socket, "platform", p.Name(), "guests", len(fleet.List()))
+	log.Info("hostagent serves", "socket", c.Socket, "platform", p.Name(), "guests", len(fleet.List()))
 	stopNotify := notify(fmt.Sprintf("%d guests, platform %s", len(fleet.List()), p.Name()))
 	defer stopNotify()
 	select {

@@ -49,7 +49,7 @@ func (s *Service) Create(ctx context.Context, r *hostagentv1.CreateRequest) (*ho
 }
 
 // Start implements the service.
-func (s *Service) Start(ctx context.Context, r *hostagentv1.NameRequest) (*hostagentv1.Guest, error) {
+func (s *Service) Start(ctx context.Context, r *hostagentv1.StartRequest) (*hostagentv1.Guest, error) {
 	return s.with(r.Name, func(g *guest.Guest) error { return g.Start(ctx) })
 }
 

@@ -84,7 +84,7 @@ func (c *Client) Create(ctx context.Context, r *hostagentv1.CreateRequest) (*hos
 
 // Start begins a launch.
 func (c *Client) Start(ctx context.Context, name string) (*hostagentv1.Guest, error) {
-	return call(ctx, callTimeout, c.api.Start, &hostagentv1.NameRequest{Name: name})
+	return call(ctx, callTimeout, c.api.Start, &hostagentv1.StartRequest{Name: name})
 }
 
 // Stop asks a guest to power off and waits for its end. A timeout of 0 or less is

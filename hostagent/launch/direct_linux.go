@@ -37,7 +37,7 @@ type process struct {
 var _ Process = (*process)(nil)
 
 // Start implements [Launcher]. The process inherits /dev/null, the log file
-// twice, and no other file descriptor.
+// twice, the spec's files and no other file descriptor. It sets no bounds.
 func (Direct) Start(ctx context.Context, spec Spec) (Process, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", spec.Name, err)
@@ -75,6 +75,7 @@ func start(spec Spec) (*process, error) {
 		cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
 	}
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.ExtraFiles = spec.Files
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return nil, err

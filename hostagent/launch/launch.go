@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"syscall"
 )
 
@@ -45,6 +46,20 @@ type Spec struct {
 	// Env is the whole environment. nil means PATH alone: nothing of
 	// hostagent's own (NOTIFY_SOCKET, LISTEN_FDS) leaks.
 	Env []string
+	// Files are the process's descriptors from 3 on, in this order. They stay
+	// the caller's, which closes them after Start.
+	Files []*os.File
+	// MemoryBytes is what the process may take, and Resources its share of the
+	// machine, where the launcher can set bounds.
+	MemoryBytes int64
+	Resources   Resources
+}
+
+// Resources is a process's share of the machine; 0 is the launcher's default.
+type Resources struct {
+	CPUWeight  uint32 // 1 to 10000
+	CPUPercent uint32 // of one CPU
+	IOWeight   uint32 // 1 to 10000
 }
 
 // Identity names one process for good.

@@ -25,8 +25,9 @@ import (
 	"github.com/secexec/secexec/hostagent/launch"
 )
 
-// Version is the version of guest.json.
-const Version = 1
+// Version is the version of guest.json that is written. Version 1, which lacks
+// what came later, is read too.
+const Version = 2
 
 // Names of files.
 const (
@@ -63,13 +64,61 @@ type Guest struct {
 	Process   *launch.Identity `json:"process,omitempty"` // QEMU's while it runs
 	Stages    []Stage          `json:"stages,omitempty"`
 	Failure   *Failure         `json:"failure,omitempty"`
+
+	// Since version 2.
+
+	Owner     uint32      `json:"owner,omitempty"`         // uid of the tenant that created it
+	Restart   *Restart    `json:"restart,omitempty"`       // nil: never
+	Restarts  []time.Time `json:"restarts,omitempty"`      // by that policy, within its window
+	Autostart bool        `json:"autostart,omitempty"`     // when the node boots
+	Order     uint32      `json:"order,omitempty"`         // of those, lowest first
+	StartedBy string      `json:"start_request,omitempty"` // id of the call that started it last
+	Networks  []Network   `json:"networks,omitempty"`
+	Resources *Resources  `json:"resources,omitempty"` // nil: the node's defaults
+	Move      *Move       `json:"move,omitempty"`      // nil: the guest is here and nowhere else
 }
 
-// Disk is a disk of a guest.
+// Restart is what happens when a guest ends without being told to.
+type Restart struct {
+	Policy  string `json:"policy"` // on-failure, always
+	Limit   uint32 `json:"limit"`  // restarts within the window
+	WindowS uint32 `json:"window_s"`
+}
+
+// Network is a virtio-net device of a guest.
+type Network struct {
+	Kind   string `json:"kind"` // user, tap
+	Tap    string `json:"tap,omitempty"`
+	MAC    string `json:"mac"`
+	Queues uint32 `json:"queues,omitempty"` // pairs, 0: 1
+}
+
+// Resources bound what a guest takes from its node; 0 is systemd's default.
+type Resources struct {
+	CPUWeight  uint32 `json:"cpu_weight,omitempty"`
+	CPUPercent uint32 `json:"cpu_percent,omitempty"` // of one CPU
+	IOWeight   uint32 `json:"io_weight,omitempty"`
+}
+
+// Move is a guest's place in an offline migration. A guest that has been given
+// away or that has not been taken yet can't start.
+type Move struct {
+	Token string `json:"token"` // names this migration on both nodes
+	Phase string `json:"phase"` // leaving, given (source); arriving (target)
+	Peer  string `json:"peer"`  // the other node, for people
+}
+
+// Disk is a disk of a guest: a file in its folder, or with a Path one that the
+// operator attached.
 type Disk struct {
-	File     string `json:"file"`
+	File     string `json:"file,omitempty"`
+	Path     string `json:"path,omitempty"`
 	Serial   string `json:"serial"`
 	ReadOnly bool   `json:"read_only"`
+	Format   string `json:"format,omitempty"`  // raw, qcow2; "": raw
+	Bus      string `json:"bus,omitempty"`     // virtio-blk, virtio-scsi; "": virtio-blk
+	Cache    string `json:"cache,omitempty"`   // writeback, direct; "": writeback
+	Discard  string `json:"discard,omitempty"` // ignore, unmap; "": ignore
 }
 
 // Stage is a stage of the last start, in milliseconds since it.
@@ -271,7 +320,7 @@ func unmarshal(text []byte) (*Guest, error) {
 		return nil, fmt.Errorf("%w %d, this hostagent knows %d: it is left alone", ErrNewer, e.Version, Version)
 	}
 	sum := sha256.Sum256(e.Guest)
-	if e.Version != Version || e.SHA256 != hex.EncodeToString(sum[:]) {
+	if e.Version < 1 || e.SHA256 != hex.EncodeToString(sum[:]) {
 		return nil, fmt.Errorf("%w: checksum", ErrDamaged)
 	}
 	d := json.NewDecoder(bytes.NewReader(e.Guest))

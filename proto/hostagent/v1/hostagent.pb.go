@@ -35,7 +35,14 @@ type CreateRequest struct {
 	RequestId string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Entry of the boot menu of a bundle that boots from its disk, such as "2".
 	// Empty: the default one.
-	Loadparm      string `protobuf:"bytes,6,opt,name=loadparm,proto3" json:"loadparm,omitempty"`
+	Loadparm string   `protobuf:"bytes,6,opt,name=loadparm,proto3" json:"loadparm,omitempty"`
+	Restart  *Restart `protobuf:"bytes,7,opt,name=restart,proto3" json:"restart,omitempty"` // absent: never
+	// Start the guest when the node boots, those of a lower order first.
+	Autostart     bool       `protobuf:"varint,8,opt,name=autostart,proto3" json:"autostart,omitempty"`
+	Order         uint32     `protobuf:"varint,9,opt,name=order,proto3" json:"order,omitempty"`
+	Disks         []*Disk    `protobuf:"bytes,10,rep,name=disks,proto3" json:"disks,omitempty"` // beside the bundle's own
+	Networks      []*Network `protobuf:"bytes,11,rep,name=networks,proto3" json:"networks,omitempty"`
+	Resources     *Resources `protobuf:"bytes,12,opt,name=resources,proto3" json:"resources,omitempty"` // absent: the node's defaults
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -112,6 +119,387 @@ func (x *CreateRequest) GetLoadparm() string {
 	return ""
 }
 
+func (x *CreateRequest) GetRestart() *Restart {
+	if x != nil {
+		return x.Restart
+	}
+	return nil
+}
+
+func (x *CreateRequest) GetAutostart() bool {
+	if x != nil {
+		return x.Autostart
+	}
+	return false
+}
+
+func (x *CreateRequest) GetOrder() uint32 {
+	if x != nil {
+		return x.Order
+	}
+	return 0
+}
+
+func (x *CreateRequest) GetDisks() []*Disk {
+	if x != nil {
+		return x.Disks
+	}
+	return nil
+}
+
+func (x *CreateRequest) GetNetworks() []*Network {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+func (x *CreateRequest) GetResources() *Resources {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
+// Restart is what hostagent does when a guest ends without being told to.
+type Restart struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Policy        string                 `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`                   // no, on-failure, always
+	Limit         uint32                 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`                    // restarts within the window; 0: 5
+	WindowS       uint32                 `protobuf:"varint,3,opt,name=window_s,json=windowS,proto3" json:"window_s,omitempty"` // 0: 600
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Restart) Reset() {
+	*x = Restart{}
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Restart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Restart) ProtoMessage() {}
+
+func (x *Restart) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Restart.ProtoReflect.Descriptor instead.
+func (*Restart) Descriptor() ([]byte, []int) {
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Restart) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
+}
+
+func (x *Restart) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *Restart) GetWindowS() uint32 {
+	if x != nil {
+		return x.WindowS
+	}
+	return 0
+}
+
+// Disk is a disk that the node's operator attaches to a guest.
+type Disk struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`     // absolute: an image file or a block device, beneath an allowed root
+	Serial        string                 `protobuf:"bytes,2,opt,name=serial,proto3" json:"serial,omitempty"` // what the guest finds it by, at most 20 characters
+	ReadOnly      bool                   `protobuf:"varint,3,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	Format        string                 `protobuf:"bytes,4,opt,name=format,proto3" json:"format,omitempty"`   // raw, qcow2; empty: raw
+	Bus           string                 `protobuf:"bytes,5,opt,name=bus,proto3" json:"bus,omitempty"`         // virtio-blk, virtio-scsi; empty: virtio-blk
+	Cache         string                 `protobuf:"bytes,6,opt,name=cache,proto3" json:"cache,omitempty"`     // writeback, direct; empty: writeback
+	Discard       string                 `protobuf:"bytes,7,opt,name=discard,proto3" json:"discard,omitempty"` // ignore, unmap; empty: ignore
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Disk) Reset() {
+	*x = Disk{}
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Disk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Disk) ProtoMessage() {}
+
+func (x *Disk) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Disk.ProtoReflect.Descriptor instead.
+func (*Disk) Descriptor() ([]byte, []int) {
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Disk) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Disk) GetSerial() string {
+	if x != nil {
+		return x.Serial
+	}
+	return ""
+}
+
+func (x *Disk) GetReadOnly() bool {
+	if x != nil {
+		return x.ReadOnly
+	}
+	return false
+}
+
+func (x *Disk) GetFormat() string {
+	if x != nil {
+		return x.Format
+	}
+	return ""
+}
+
+func (x *Disk) GetBus() string {
+	if x != nil {
+		return x.Bus
+	}
+	return ""
+}
+
+func (x *Disk) GetCache() string {
+	if x != nil {
+		return x.Cache
+	}
+	return ""
+}
+
+func (x *Disk) GetDiscard() string {
+	if x != nil {
+		return x.Discard
+	}
+	return ""
+}
+
+// Network is a virtio-net device.
+type Network struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`      // user, tap
+	Tap           string                 `protobuf:"bytes,2,opt,name=tap,proto3" json:"tap,omitempty"`        // name of the tap interface, for kind tap
+	Mac           string                 `protobuf:"bytes,3,opt,name=mac,proto3" json:"mac,omitempty"`        // six octets in lower-case hex; empty: made of the guest's UUID
+	Queues        uint32                 `protobuf:"varint,4,opt,name=queues,proto3" json:"queues,omitempty"` // pairs; 0: 1; more than one for kind tap only
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Network) Reset() {
+	*x = Network{}
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Network) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Network) ProtoMessage() {}
+
+func (x *Network) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Network.ProtoReflect.Descriptor instead.
+func (*Network) Descriptor() ([]byte, []int) {
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Network) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Network) GetTap() string {
+	if x != nil {
+		return x.Tap
+	}
+	return ""
+}
+
+func (x *Network) GetMac() string {
+	if x != nil {
+		return x.Mac
+	}
+	return ""
+}
+
+func (x *Network) GetQueues() uint32 {
+	if x != nil {
+		return x.Queues
+	}
+	return 0
+}
+
+// Resources bound what a guest takes from its node, where the launcher can
+// (systemd's transient units).
+type Resources struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	CpuWeight     uint32                 `protobuf:"varint,1,opt,name=cpu_weight,json=cpuWeight,proto3" json:"cpu_weight,omitempty"`    // 1 to 10000, 0: 100
+	CpuPercent    uint32                 `protobuf:"varint,2,opt,name=cpu_percent,json=cpuPercent,proto3" json:"cpu_percent,omitempty"` // of one CPU, 0: no quota
+	IoWeight      uint32                 `protobuf:"varint,3,opt,name=io_weight,json=ioWeight,proto3" json:"io_weight,omitempty"`       // 1 to 10000, 0: 100
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Resources) Reset() {
+	*x = Resources{}
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Resources) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Resources) ProtoMessage() {}
+
+func (x *Resources) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Resources.ProtoReflect.Descriptor instead.
+func (*Resources) Descriptor() ([]byte, []int) {
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Resources) GetCpuWeight() uint32 {
+	if x != nil {
+		return x.CpuWeight
+	}
+	return 0
+}
+
+func (x *Resources) GetCpuPercent() uint32 {
+	if x != nil {
+		return x.CpuPercent
+	}
+	return 0
+}
+
+func (x *Resources) GetIoWeight() uint32 {
+	if x != nil {
+		return x.IoWeight
+	}
+	return 0
+}
+
+type StartRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// As in CreateRequest: a repeated call with the same id answers with the guest
+	// that the first one started, whatever became of it since.
+	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StartRequest) Reset() {
+	*x = StartRequest{}
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StartRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StartRequest) ProtoMessage() {}
+
+func (x *StartRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StartRequest.ProtoReflect.Descriptor instead.
+func (*StartRequest) Descriptor() ([]byte, []int) {
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *StartRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *StartRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 type NameRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -121,7 +509,7 @@ type NameRequest struct {
 
 func (x *NameRequest) Reset() {
 	*x = NameRequest{}
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[1]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -133,7 +521,7 @@ func (x *NameRequest) String() string {
 func (*NameRequest) ProtoMessage() {}
 
 func (x *NameRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[1]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -146,7 +534,7 @@ func (x *NameRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NameRequest.ProtoReflect.Descriptor instead.
 func (*NameRequest) Descriptor() ([]byte, []int) {
-	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{1}
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *NameRequest) GetName() string {
@@ -166,7 +554,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[2]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -178,7 +566,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[2]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -191,7 +579,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{2}
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *StopRequest) GetName() string {
@@ -216,7 +604,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[3]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -228,7 +616,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[3]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -241,7 +629,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{3}
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{8}
 }
 
 type ListRequest struct {
@@ -252,7 +640,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[4]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -264,7 +652,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[4]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -277,7 +665,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{4}
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{9}
 }
 
 type ListResponse struct {
@@ -289,7 +677,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[5]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -301,7 +689,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[5]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -314,7 +702,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{5}
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListResponse) GetGuests() []*Guest {
@@ -325,15 +713,20 @@ func (x *ListResponse) GetGuests() []*Guest {
 }
 
 type EventsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // empty: all guests
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // empty: all guests
+	// Go on behind this event of this epoch. A stream that can't (hostagent was
+	// started anew, or the event is too long ago) is refused with OUT_OF_RANGE:
+	// list, then subscribe without. Empty: from now on.
+	Epoch         string `protobuf:"bytes,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	After         uint64 `protobuf:"varint,3,opt,name=after,proto3" json:"after,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[6]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -345,7 +738,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[6]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -358,7 +751,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{6}
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *EventsRequest) GetName() string {
@@ -368,20 +761,35 @@ func (x *EventsRequest) GetName() string {
 	return ""
 }
 
+func (x *EventsRequest) GetEpoch() string {
+	if x != nil {
+		return x.Epoch
+	}
+	return ""
+}
+
+func (x *EventsRequest) GetAfter() uint64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
 // Event is a guest as it is after a change.
 type Event struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Sequence      uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"` // counts up from hostagent's start
+	Sequence      uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"` // counts up within the epoch
 	TimeUnixMs    int64                  `protobuf:"varint,2,opt,name=time_unix_ms,json=timeUnixMs,proto3" json:"time_unix_ms,omitempty"`
 	Guest         *Guest                 `protobuf:"bytes,3,opt,name=guest,proto3" json:"guest,omitempty"`
 	Deleted       bool                   `protobuf:"varint,4,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	Epoch         string                 `protobuf:"bytes,5,opt,name=epoch,proto3" json:"epoch,omitempty"` // one start of hostagent
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[7]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -393,7 +801,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[7]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -406,7 +814,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{7}
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Event) GetSequence() uint64 {
@@ -437,6 +845,13 @@ func (x *Event) GetDeleted() bool {
 	return false
 }
 
+func (x *Event) GetEpoch() string {
+	if x != nil {
+		return x.Epoch
+	}
+	return ""
+}
+
 type Guest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -453,13 +868,22 @@ type Guest struct {
 	ImageId       string                 `protobuf:"bytes,12,opt,name=image_id,json=imageId,proto3" json:"image_id,omitempty"` // hex
 	Identity      string                 `protobuf:"bytes,13,opt,name=identity,proto3" json:"identity,omitempty"`              // Ed25519 public key from the bundle, hex
 	Failure       *Failure               `protobuf:"bytes,14,opt,name=failure,proto3" json:"failure,omitempty"`                // set in state failed
+	Restart       *Restart               `protobuf:"bytes,15,opt,name=restart,proto3" json:"restart,omitempty"`
+	Autostart     bool                   `protobuf:"varint,16,opt,name=autostart,proto3" json:"autostart,omitempty"`
+	Order         uint32                 `protobuf:"varint,17,opt,name=order,proto3" json:"order,omitempty"`
+	Disks         []*Disk                `protobuf:"bytes,18,rep,name=disks,proto3" json:"disks,omitempty"` // all of them; those of the bundle have a name for a path
+	Networks      []*Network             `protobuf:"bytes,19,rep,name=networks,proto3" json:"networks,omitempty"`
+	Resources     *Resources             `protobuf:"bytes,20,opt,name=resources,proto3" json:"resources,omitempty"`
+	OwnerUid      uint32                 `protobuf:"varint,21,opt,name=owner_uid,json=ownerUid,proto3" json:"owner_uid,omitempty"` // who created it
+	Restarts      uint32                 `protobuf:"varint,22,opt,name=restarts,proto3" json:"restarts,omitempty"`                 // by the restart policy, within its window
+	Unit          string                 `protobuf:"bytes,23,opt,name=unit,proto3" json:"unit,omitempty"`                          // systemd unit that QEMU runs in, empty: none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Guest) Reset() {
 	*x = Guest{}
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[8]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -471,7 +895,7 @@ func (x *Guest) String() string {
 func (*Guest) ProtoMessage() {}
 
 func (x *Guest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[8]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -484,7 +908,7 @@ func (x *Guest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Guest.ProtoReflect.Descriptor instead.
 func (*Guest) Descriptor() ([]byte, []int) {
-	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{8}
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Guest) GetName() string {
@@ -585,6 +1009,69 @@ func (x *Guest) GetFailure() *Failure {
 	return nil
 }
 
+func (x *Guest) GetRestart() *Restart {
+	if x != nil {
+		return x.Restart
+	}
+	return nil
+}
+
+func (x *Guest) GetAutostart() bool {
+	if x != nil {
+		return x.Autostart
+	}
+	return false
+}
+
+func (x *Guest) GetOrder() uint32 {
+	if x != nil {
+		return x.Order
+	}
+	return 0
+}
+
+func (x *Guest) GetDisks() []*Disk {
+	if x != nil {
+		return x.Disks
+	}
+	return nil
+}
+
+func (x *Guest) GetNetworks() []*Network {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+func (x *Guest) GetResources() *Resources {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
+func (x *Guest) GetOwnerUid() uint32 {
+	if x != nil {
+		return x.OwnerUid
+	}
+	return 0
+}
+
+func (x *Guest) GetRestarts() uint32 {
+	if x != nil {
+		return x.Restarts
+	}
+	return 0
+}
+
+func (x *Guest) GetUnit() string {
+	if x != nil {
+		return x.Unit
+	}
+	return ""
+}
+
 // Stage is a hint: the host, and in the guest anybody, can write it. The
 // signed report is what proves.
 type Stage struct {
@@ -598,7 +1085,7 @@ type Stage struct {
 
 func (x *Stage) Reset() {
 	*x = Stage{}
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[9]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -610,7 +1097,7 @@ func (x *Stage) String() string {
 func (*Stage) ProtoMessage() {}
 
 func (x *Stage) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[9]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -623,7 +1110,7 @@ func (x *Stage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stage.ProtoReflect.Descriptor instead.
 func (*Stage) Descriptor() ([]byte, []int) {
-	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{9}
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Stage) GetName() string {
@@ -659,7 +1146,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[10]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -671,7 +1158,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[10]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -684,7 +1171,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{10}
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Failure) GetCode() string {
@@ -719,7 +1206,7 @@ type ConsoleRequest struct {
 
 func (x *ConsoleRequest) Reset() {
 	*x = ConsoleRequest{}
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[11]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -731,7 +1218,7 @@ func (x *ConsoleRequest) String() string {
 func (*ConsoleRequest) ProtoMessage() {}
 
 func (x *ConsoleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[11]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -744,7 +1231,7 @@ func (x *ConsoleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsoleRequest.ProtoReflect.Descriptor instead.
 func (*ConsoleRequest) Descriptor() ([]byte, []int) {
-	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{11}
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ConsoleRequest) GetName() string {
@@ -779,7 +1266,7 @@ type ConsoleResponse struct {
 
 func (x *ConsoleResponse) Reset() {
 	*x = ConsoleResponse{}
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[12]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -791,7 +1278,7 @@ func (x *ConsoleResponse) String() string {
 func (*ConsoleResponse) ProtoMessage() {}
 
 func (x *ConsoleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[12]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -804,7 +1291,7 @@ func (x *ConsoleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsoleResponse.ProtoReflect.Descriptor instead.
 func (*ConsoleResponse) Descriptor() ([]byte, []int) {
-	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{12}
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ConsoleResponse) GetData() []byte {
@@ -838,7 +1325,7 @@ type ChallengeRequest struct {
 
 func (x *ChallengeRequest) Reset() {
 	*x = ChallengeRequest{}
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[13]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -850,7 +1337,7 @@ func (x *ChallengeRequest) String() string {
 func (*ChallengeRequest) ProtoMessage() {}
 
 func (x *ChallengeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[13]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -863,7 +1350,7 @@ func (x *ChallengeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChallengeRequest.ProtoReflect.Descriptor instead.
 func (*ChallengeRequest) Descriptor() ([]byte, []int) {
-	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{13}
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ChallengeRequest) GetName() string {
@@ -889,7 +1376,7 @@ type ChallengeResponse struct {
 
 func (x *ChallengeResponse) Reset() {
 	*x = ChallengeResponse{}
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[14]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -901,7 +1388,7 @@ func (x *ChallengeResponse) String() string {
 func (*ChallengeResponse) ProtoMessage() {}
 
 func (x *ChallengeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[14]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -914,7 +1401,7 @@ func (x *ChallengeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChallengeResponse.ProtoReflect.Descriptor instead.
 func (*ChallengeResponse) Descriptor() ([]byte, []int) {
-	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{14}
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ChallengeResponse) GetReport() []byte {
@@ -932,7 +1419,7 @@ type NodeInfoRequest struct {
 
 func (x *NodeInfoRequest) Reset() {
 	*x = NodeInfoRequest{}
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[15]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -944,7 +1431,7 @@ func (x *NodeInfoRequest) String() string {
 func (*NodeInfoRequest) ProtoMessage() {}
 
 func (x *NodeInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[15]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -957,7 +1444,7 @@ func (x *NodeInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeInfoRequest.ProtoReflect.Descriptor instead.
 func (*NodeInfoRequest) Descriptor() ([]byte, []int) {
-	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{15}
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{20}
 }
 
 type NodeInfoResponse struct {
@@ -978,7 +1465,7 @@ type NodeInfoResponse struct {
 
 func (x *NodeInfoResponse) Reset() {
 	*x = NodeInfoResponse{}
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[16]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -990,7 +1477,7 @@ func (x *NodeInfoResponse) String() string {
 func (*NodeInfoResponse) ProtoMessage() {}
 
 func (x *NodeInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[16]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1003,7 +1490,7 @@ func (x *NodeInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeInfoResponse.ProtoReflect.Descriptor instead.
 func (*NodeInfoResponse) Descriptor() ([]byte, []int) {
-	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{16}
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *NodeInfoResponse) GetVersion() string {
@@ -1080,7 +1567,7 @@ var File_proto_hostagent_v1_hostagent_proto protoreflect.FileDescriptor
 
 const file_proto_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\n" +
-	"\"proto/hostagent/v1/hostagent.proto\x12\x14secexec.hostagent.v1\"\xa9\x01\n" +
+	"\"proto/hostagent/v1/hostagent.proto\x12\x14secexec.hostagent.v1\"\xc2\x03\n" +
 	"\rCreateRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06bundle\x18\x02 \x01(\tR\x06bundle\x12\x1d\n" +
@@ -1089,7 +1576,41 @@ const file_proto_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\x04cpus\x18\x04 \x01(\rR\x04cpus\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x05 \x01(\tR\trequestId\x12\x1a\n" +
-	"\bloadparm\x18\x06 \x01(\tR\bloadparm\"!\n" +
+	"\bloadparm\x18\x06 \x01(\tR\bloadparm\x127\n" +
+	"\arestart\x18\a \x01(\v2\x1d.secexec.hostagent.v1.RestartR\arestart\x12\x1c\n" +
+	"\tautostart\x18\b \x01(\bR\tautostart\x12\x14\n" +
+	"\x05order\x18\t \x01(\rR\x05order\x120\n" +
+	"\x05disks\x18\n" +
+	" \x03(\v2\x1a.secexec.hostagent.v1.DiskR\x05disks\x129\n" +
+	"\bnetworks\x18\v \x03(\v2\x1d.secexec.hostagent.v1.NetworkR\bnetworks\x12=\n" +
+	"\tresources\x18\f \x01(\v2\x1f.secexec.hostagent.v1.ResourcesR\tresources\"R\n" +
+	"\aRestart\x12\x16\n" +
+	"\x06policy\x18\x01 \x01(\tR\x06policy\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\rR\x05limit\x12\x19\n" +
+	"\bwindow_s\x18\x03 \x01(\rR\awindowS\"\xa9\x01\n" +
+	"\x04Disk\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
+	"\x06serial\x18\x02 \x01(\tR\x06serial\x12\x1b\n" +
+	"\tread_only\x18\x03 \x01(\bR\breadOnly\x12\x16\n" +
+	"\x06format\x18\x04 \x01(\tR\x06format\x12\x10\n" +
+	"\x03bus\x18\x05 \x01(\tR\x03bus\x12\x14\n" +
+	"\x05cache\x18\x06 \x01(\tR\x05cache\x12\x18\n" +
+	"\adiscard\x18\a \x01(\tR\adiscard\"Y\n" +
+	"\aNetwork\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x10\n" +
+	"\x03tap\x18\x02 \x01(\tR\x03tap\x12\x10\n" +
+	"\x03mac\x18\x03 \x01(\tR\x03mac\x12\x16\n" +
+	"\x06queues\x18\x04 \x01(\rR\x06queues\"h\n" +
+	"\tResources\x12\x1d\n" +
+	"\n" +
+	"cpu_weight\x18\x01 \x01(\rR\tcpuWeight\x12\x1f\n" +
+	"\vcpu_percent\x18\x02 \x01(\rR\n" +
+	"cpuPercent\x12\x1b\n" +
+	"\tio_weight\x18\x03 \x01(\rR\bioWeight\"A\n" +
+	"\fStartRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tR\trequestId\"!\n" +
 	"\vNameRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"@\n" +
 	"\vStopRequest\x12\x12\n" +
@@ -1099,15 +1620,18 @@ const file_proto_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\x0eDeleteResponse\"\r\n" +
 	"\vListRequest\"C\n" +
 	"\fListResponse\x123\n" +
-	"\x06guests\x18\x01 \x03(\v2\x1b.secexec.hostagent.v1.GuestR\x06guests\"#\n" +
+	"\x06guests\x18\x01 \x03(\v2\x1b.secexec.hostagent.v1.GuestR\x06guests\"O\n" +
 	"\rEventsRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\x92\x01\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\tR\x05epoch\x12\x14\n" +
+	"\x05after\x18\x03 \x01(\x04R\x05after\"\xa8\x01\n" +
 	"\x05Event\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12 \n" +
 	"\ftime_unix_ms\x18\x02 \x01(\x03R\n" +
 	"timeUnixMs\x121\n" +
 	"\x05guest\x18\x03 \x01(\v2\x1b.secexec.hostagent.v1.GuestR\x05guest\x12\x18\n" +
-	"\adeleted\x18\x04 \x01(\bR\adeleted\"\xb9\x03\n" +
+	"\adeleted\x18\x04 \x01(\bR\adeleted\x12\x14\n" +
+	"\x05epoch\x18\x05 \x01(\tR\x05epoch\"\x9f\x06\n" +
 	"\x05Guest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04uuid\x18\x02 \x01(\tR\x04uuid\x12\x14\n" +
@@ -1124,7 +1648,16 @@ const file_proto_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\x04cpus\x18\v \x01(\rR\x04cpus\x12\x19\n" +
 	"\bimage_id\x18\f \x01(\tR\aimageId\x12\x1a\n" +
 	"\bidentity\x18\r \x01(\tR\bidentity\x127\n" +
-	"\afailure\x18\x0e \x01(\v2\x1d.secexec.hostagent.v1.FailureR\afailure\"C\n" +
+	"\afailure\x18\x0e \x01(\v2\x1d.secexec.hostagent.v1.FailureR\afailure\x127\n" +
+	"\arestart\x18\x0f \x01(\v2\x1d.secexec.hostagent.v1.RestartR\arestart\x12\x1c\n" +
+	"\tautostart\x18\x10 \x01(\bR\tautostart\x12\x14\n" +
+	"\x05order\x18\x11 \x01(\rR\x05order\x120\n" +
+	"\x05disks\x18\x12 \x03(\v2\x1a.secexec.hostagent.v1.DiskR\x05disks\x129\n" +
+	"\bnetworks\x18\x13 \x03(\v2\x1d.secexec.hostagent.v1.NetworkR\bnetworks\x12=\n" +
+	"\tresources\x18\x14 \x01(\v2\x1f.secexec.hostagent.v1.ResourcesR\tresources\x12\x1b\n" +
+	"\towner_uid\x18\x15 \x01(\rR\bownerUid\x12\x1a\n" +
+	"\brestarts\x18\x16 \x01(\rR\brestarts\x12\x12\n" +
+	"\x04unit\x18\x17 \x01(\tR\x04unit\"C\n" +
 	"\x05Stage\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06millis\x18\x02 \x01(\x04R\x06millis\x12\x0e\n" +
@@ -1159,10 +1692,10 @@ const file_proto_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\x04cpus\x18\b \x01(\rR\x04cpus\x12\x16\n" +
 	"\x06guests\x18\t \x01(\rR\x06guests\x12\x18\n" +
 	"\aproblem\x18\n" +
-	" \x01(\tR\aproblem2\xf8\x06\n" +
+	" \x01(\tR\aproblem2\xf9\x06\n" +
 	"\tHostagent\x12J\n" +
-	"\x06Create\x12#.secexec.hostagent.v1.CreateRequest\x1a\x1b.secexec.hostagent.v1.Guest\x12G\n" +
-	"\x05Start\x12!.secexec.hostagent.v1.NameRequest\x1a\x1b.secexec.hostagent.v1.Guest\x12F\n" +
+	"\x06Create\x12#.secexec.hostagent.v1.CreateRequest\x1a\x1b.secexec.hostagent.v1.Guest\x12H\n" +
+	"\x05Start\x12\".secexec.hostagent.v1.StartRequest\x1a\x1b.secexec.hostagent.v1.Guest\x12F\n" +
 	"\x04Stop\x12!.secexec.hostagent.v1.StopRequest\x1a\x1b.secexec.hostagent.v1.Guest\x12F\n" +
 	"\x04Kill\x12!.secexec.hostagent.v1.NameRequest\x1a\x1b.secexec.hostagent.v1.Guest\x12Q\n" +
 	"\x06Delete\x12!.secexec.hostagent.v1.NameRequest\x1a$.secexec.hostagent.v1.DeleteResponse\x12E\n" +
@@ -1185,58 +1718,71 @@ func file_proto_hostagent_v1_hostagent_proto_rawDescGZIP() []byte {
 	return file_proto_hostagent_v1_hostagent_proto_rawDescData
 }
 
-var file_proto_hostagent_v1_hostagent_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_proto_hostagent_v1_hostagent_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_proto_hostagent_v1_hostagent_proto_goTypes = []any{
 	(*CreateRequest)(nil),     // 0: secexec.hostagent.v1.CreateRequest
-	(*NameRequest)(nil),       // 1: secexec.hostagent.v1.NameRequest
-	(*StopRequest)(nil),       // 2: secexec.hostagent.v1.StopRequest
-	(*DeleteResponse)(nil),    // 3: secexec.hostagent.v1.DeleteResponse
-	(*ListRequest)(nil),       // 4: secexec.hostagent.v1.ListRequest
-	(*ListResponse)(nil),      // 5: secexec.hostagent.v1.ListResponse
-	(*EventsRequest)(nil),     // 6: secexec.hostagent.v1.EventsRequest
-	(*Event)(nil),             // 7: secexec.hostagent.v1.Event
-	(*Guest)(nil),             // 8: secexec.hostagent.v1.Guest
-	(*Stage)(nil),             // 9: secexec.hostagent.v1.Stage
-	(*Failure)(nil),           // 10: secexec.hostagent.v1.Failure
-	(*ConsoleRequest)(nil),    // 11: secexec.hostagent.v1.ConsoleRequest
-	(*ConsoleResponse)(nil),   // 12: secexec.hostagent.v1.ConsoleResponse
-	(*ChallengeRequest)(nil),  // 13: secexec.hostagent.v1.ChallengeRequest
-	(*ChallengeResponse)(nil), // 14: secexec.hostagent.v1.ChallengeResponse
-	(*NodeInfoRequest)(nil),   // 15: secexec.hostagent.v1.NodeInfoRequest
-	(*NodeInfoResponse)(nil),  // 16: secexec.hostagent.v1.NodeInfoResponse
+	(*Restart)(nil),           // 1: secexec.hostagent.v1.Restart
+	(*Disk)(nil),              // 2: secexec.hostagent.v1.Disk
+	(*Network)(nil),           // 3: secexec.hostagent.v1.Network
+	(*Resources)(nil),         // 4: secexec.hostagent.v1.Resources
+	(*StartRequest)(nil),      // 5: secexec.hostagent.v1.StartRequest
+	(*NameRequest)(nil),       // 6: secexec.hostagent.v1.NameRequest
+	(*StopRequest)(nil),       // 7: secexec.hostagent.v1.StopRequest
+	(*DeleteResponse)(nil),    // 8: secexec.hostagent.v1.DeleteResponse
+	(*ListRequest)(nil),       // 9: secexec.hostagent.v1.ListRequest
+	(*ListResponse)(nil),      // 10: secexec.hostagent.v1.ListResponse
+	(*EventsRequest)(nil),     // 11: secexec.hostagent.v1.EventsRequest
+	(*Event)(nil),             // 12: secexec.hostagent.v1.Event
+	(*Guest)(nil),             // 13: secexec.hostagent.v1.Guest
+	(*Stage)(nil),             // 14: secexec.hostagent.v1.Stage
+	(*Failure)(nil),           // 15: secexec.hostagent.v1.Failure
+	(*ConsoleRequest)(nil),    // 16: secexec.hostagent.v1.ConsoleRequest
+	(*ConsoleResponse)(nil),   // 17: secexec.hostagent.v1.ConsoleResponse
+	(*ChallengeRequest)(nil),  // 18: secexec.hostagent.v1.ChallengeRequest
+	(*ChallengeResponse)(nil), // 19: secexec.hostagent.v1.ChallengeResponse
+	(*NodeInfoRequest)(nil),   // 20: secexec.hostagent.v1.NodeInfoRequest
+	(*NodeInfoResponse)(nil),  // 21: secexec.hostagent.v1.NodeInfoResponse
 }
 var file_proto_hostagent_v1_hostagent_proto_depIdxs = []int32{
-	8,  // 0: secexec.hostagent.v1.ListResponse.guests:type_name -> secexec.hostagent.v1.Guest
-	8,  // 1: secexec.hostagent.v1.Event.guest:type_name -> secexec.hostagent.v1.Guest
-	9,  // 2: secexec.hostagent.v1.Guest.stages:type_name -> secexec.hostagent.v1.Stage
-	10, // 3: secexec.hostagent.v1.Guest.failure:type_name -> secexec.hostagent.v1.Failure
-	0,  // 4: secexec.hostagent.v1.Hostagent.Create:input_type -> secexec.hostagent.v1.CreateRequest
-	1,  // 5: secexec.hostagent.v1.Hostagent.Start:input_type -> secexec.hostagent.v1.NameRequest
-	2,  // 6: secexec.hostagent.v1.Hostagent.Stop:input_type -> secexec.hostagent.v1.StopRequest
-	1,  // 7: secexec.hostagent.v1.Hostagent.Kill:input_type -> secexec.hostagent.v1.NameRequest
-	1,  // 8: secexec.hostagent.v1.Hostagent.Delete:input_type -> secexec.hostagent.v1.NameRequest
-	1,  // 9: secexec.hostagent.v1.Hostagent.Get:input_type -> secexec.hostagent.v1.NameRequest
-	4,  // 10: secexec.hostagent.v1.Hostagent.List:input_type -> secexec.hostagent.v1.ListRequest
-	6,  // 11: secexec.hostagent.v1.Hostagent.Events:input_type -> secexec.hostagent.v1.EventsRequest
-	11, // 12: secexec.hostagent.v1.Hostagent.Console:input_type -> secexec.hostagent.v1.ConsoleRequest
-	13, // 13: secexec.hostagent.v1.Hostagent.Challenge:input_type -> secexec.hostagent.v1.ChallengeRequest
-	15, // 14: secexec.hostagent.v1.Hostagent.NodeInfo:input_type -> secexec.hostagent.v1.NodeInfoRequest
-	8,  // 15: secexec.hostagent.v1.Hostagent.Create:output_type -> secexec.hostagent.v1.Guest
-	8,  // 16: secexec.hostagent.v1.Hostagent.Start:output_type -> secexec.hostagent.v1.Guest
-	8,  // 17: secexec.hostagent.v1.Hostagent.Stop:output_type -> secexec.hostagent.v1.Guest
-	8,  // 18: secexec.hostagent.v1.Hostagent.Kill:output_type -> secexec.hostagent.v1.Guest
-	3,  // 19: secexec.hostagent.v1.Hostagent.Delete:output_type -> secexec.hostagent.v1.DeleteResponse
-	8,  // 20: secexec.hostagent.v1.Hostagent.Get:output_type -> secexec.hostagent.v1.Guest
-	5,  // 21: secexec.hostagent.v1.Hostagent.List:output_type -> secexec.hostagent.v1.ListResponse
-	7,  // 22: secexec.hostagent.v1.Hostagent.Events:output_type -> secexec.hostagent.v1.Event
-	12, // 23: secexec.hostagent.v1.Hostagent.Console:output_type -> secexec.hostagent.v1.ConsoleResponse
-	14, // 24: secexec.hostagent.v1.Hostagent.Challenge:output_type -> secexec.hostagent.v1.ChallengeResponse
-	16, // 25: secexec.hostagent.v1.Hostagent.NodeInfo:output_type -> secexec.hostagent.v1.NodeInfoResponse
-	15, // [15:26] is the sub-list for method output_type
-	4,  // [4:15] is the sub-list for method input_type
-	4,  // [4:4] is the sub-list for extension type_name
-	4,  // [4:4] is the sub-list for extension extendee
-	0,  // [0:4] is the sub-list for field type_name
+	1,  // 0: secexec.hostagent.v1.CreateRequest.restart:type_name -> secexec.hostagent.v1.Restart
+	2,  // 1: secexec.hostagent.v1.CreateRequest.disks:type_name -> secexec.hostagent.v1.Disk
+	3,  // 2: secexec.hostagent.v1.CreateRequest.networks:type_name -> secexec.hostagent.v1.Network
+	4,  // 3: secexec.hostagent.v1.CreateRequest.resources:type_name -> secexec.hostagent.v1.Resources
+	13, // 4: secexec.hostagent.v1.ListResponse.guests:type_name -> secexec.hostagent.v1.Guest
+	13, // 5: secexec.hostagent.v1.Event.guest:type_name -> secexec.hostagent.v1.Guest
+	14, // 6: secexec.hostagent.v1.Guest.stages:type_name -> secexec.hostagent.v1.Stage
+	15, // 7: secexec.hostagent.v1.Guest.failure:type_name -> secexec.hostagent.v1.Failure
+	1,  // 8: secexec.hostagent.v1.Guest.restart:type_name -> secexec.hostagent.v1.Restart
+	2,  // 9: secexec.hostagent.v1.Guest.disks:type_name -> secexec.hostagent.v1.Disk
+	3,  // 10: secexec.hostagent.v1.Guest.networks:type_name -> secexec.hostagent.v1.Network
+	4,  // 11: secexec.hostagent.v1.Guest.resources:type_name -> secexec.hostagent.v1.Resources
+	0,  // 12: secexec.hostagent.v1.Hostagent.Create:input_type -> secexec.hostagent.v1.CreateRequest
+	5,  // 13: secexec.hostagent.v1.Hostagent.Start:input_type -> secexec.hostagent.v1.StartRequest
+	7,  // 14: secexec.hostagent.v1.Hostagent.Stop:input_type -> secexec.hostagent.v1.StopRequest
+	6,  // 15: secexec.hostagent.v1.Hostagent.Kill:input_type -> secexec.hostagent.v1.NameRequest
+	6,  // 16: secexec.hostagent.v1.Hostagent.Delete:input_type -> secexec.hostagent.v1.NameRequest
+	6,  // 17: secexec.hostagent.v1.Hostagent.Get:input_type -> secexec.hostagent.v1.NameRequest
+	9,  // 18: secexec.hostagent.v1.Hostagent.List:input_type -> secexec.hostagent.v1.ListRequest
+	11, // 19: secexec.hostagent.v1.Hostagent.Events:input_type -> secexec.hostagent.v1.EventsRequest
+	16, // 20: secexec.hostagent.v1.Hostagent.Console:input_type -> secexec.hostagent.v1.ConsoleRequest
+	18, // 21: secexec.hostagent.v1.Hostagent.Challenge:input_type -> secexec.hostagent.v1.ChallengeRequest
+	20, // 22: secexec.hostagent.v1.Hostagent.NodeInfo:input_type -> secexec.hostagent.v1.NodeInfoRequest
+	13, // 23: secexec.hostagent.v1.Hostagent.Create:output_type -> secexec.hostagent.v1.Guest
+	13, // 24: secexec.hostagent.v1.Hostagent.Start:output_type -> secexec.hostagent.v1.Guest
+	13, // 25: secexec.hostagent.v1.Hostagent.Stop:output_type -> secexec.hostagent.v1.Guest
+	13, // 26: secexec.hostagent.v1.Hostagent.Kill:output_type -> secexec.hostagent.v1.Guest
+	8,  // 27: secexec.hostagent.v1.Hostagent.Delete:output_type -> secexec.hostagent.v1.DeleteResponse
+	13, // 28: secexec.hostagent.v1.Hostagent.Get:output_type -> secexec.hostagent.v1.Guest
+	10, // 29: secexec.hostagent.v1.Hostagent.List:output_type -> secexec.hostagent.v1.ListResponse
+	12, // 30: secexec.hostagent.v1.Hostagent.Events:output_type -> secexec.hostagent.v1.Event
+	17, // 31: secexec.hostagent.v1.Hostagent.Console:output_type -> secexec.hostagent.v1.ConsoleResponse
+	19, // 32: secexec.hostagent.v1.Hostagent.Challenge:output_type -> secexec.hostagent.v1.ChallengeResponse
+	21, // 33: secexec.hostagent.v1.Hostagent.NodeInfo:output_type -> secexec.hostagent.v1.NodeInfoResponse
+	23, // [23:34] is the sub-list for method output_type
+	12, // [12:23] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_proto_hostagent_v1_hostagent_proto_init() }
@@ -1250,7 +1796,7 @@ func file_proto_hostagent_v1_hostagent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_hostagent_v1_hostagent_proto_rawDesc), len(file_proto_hostagent_v1_hostagent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -9,7 +9,7 @@ import (
 
 type HostagentService interface {
 	Create(context.Context, *CreateRequest) (*Guest, error)
-	Start(context.Context, *NameRequest) (*Guest, error)
+	Start(context.Context, *StartRequest) (*Guest, error)
 	Stop(context.Context, *StopRequest) (*Guest, error)
 	Kill(context.Context, *NameRequest) (*Guest, error)
 	Delete(context.Context, *NameRequest) (*DeleteResponse, error)
@@ -45,7 +45,7 @@ func RegisterHostagentService(srv *ttrpc.Server, svc HostagentService) {
 				return svc.Create(ctx, &req)
 			},
 			"Start": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
-				var req NameRequest
+				var req StartRequest
 				if err := unmarshal(&req); err != nil {
 					return nil, err
 				}
@@ -126,7 +126,7 @@ func RegisterHostagentService(srv *ttrpc.Server, svc HostagentService) {
 
 type HostagentClient interface {
 	Create(context.Context, *CreateRequest) (*Guest, error)
-	Start(context.Context, *NameRequest) (*Guest, error)
+	Start(context.Context, *StartRequest) (*Guest, error)
 	Stop(context.Context, *StopRequest) (*Guest, error)
 	Kill(context.Context, *NameRequest) (*Guest, error)
 	Delete(context.Context, *NameRequest) (*DeleteResponse, error)
@@ -156,7 +156,7 @@ func (c *hostagentClient) Create(ctx context.Context, req *CreateRequest) (*Gues
 	return &resp, nil
 }
 
-func (c *hostagentClient) Start(ctx context.Context, req *NameRequest) (*Guest, error) {
+func (c *hostagentClient) Start(ctx context.Context, req *StartRequest) (*Guest, error) {
 	var resp Guest
 	if err := c.client.Call(ctx, "secexec.hostagent.v1.Hostagent", "Start", req, &resp); err != nil {
 		return nil, err

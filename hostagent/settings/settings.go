@@ -1,0 +1,116 @@
+// Package settings is hostagent.yaml: what an operator says about a node.
+//
+// [Settings] is the form. Parser, command line and the commented file that the
+// packages install all read it, so that an option is there for each or for none.
+package settings
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+)
+
+// File is where the settings are unless --config says otherwise.
+const File = "/etc/secexec/hostagent.yaml"
+
+// MaxSize is how large the file may be, in bytes.
+const MaxSize = 64 << 10
+
+// ErrInvalid is wrapped by every error about the file's text.
+var ErrInvalid = errors.New("invalid settings")
+
+// Settings are hostagent's options. The tag doc is an option's comment in the
+// file that packages install.
+type Settings struct {
+	State         string        `yaml:"state" doc:"Folder of guests and their disks."`
+	Runtime       string        `yaml:"runtime" doc:"Folder of sockets, best on tmpfs."`
+	Socket        string        `yaml:"socket" doc:"Path of the socket to serve; under systemd that of hostagent.socket is used."`
+	Group         string        `yaml:"group" doc:"Group whose members administer, beside root: they see and change all guests."`
+	QEMU          string        `yaml:"qemu" doc:"QEMU program."`
+	Platform      string        `yaml:"platform" doc:"se, or emulated, which protects nothing."`
+	EmulatedHost  string        `yaml:"emulated_host" doc:"Folder of an emulated host, made by secexec emulate init."`
+	ForceEmulated bool          `yaml:"force_emulated" doc:"Emulate even on a node that has Secure Execution."`
+	ReadyTimeout  time.Duration `yaml:"ready_timeout" doc:"How long a guest may take to become ready."`
+}
+
+// Default returns the settings of a node whose operator says nothing.
+func Default() Settings {
+	return Settings{
+		State: "/var/lib/secexec", Runtime: "/run/secexec", Socket: "/run/secexec/hostagent.sock",
+		QEMU: "qemu-system-s390x", Platform: "se", ReadyTimeout: 2 * time.Minute,
+	}
+}
+
+// Load reads a settings file over the defaults. Unknown and doubled keys are
+// errors.
+func Load(path string) (Settings, error) {
+	s := Default()
+	f, err := os.Open(path)
+	if err != nil {
+		return s, fmt.Errorf("read settings: %w", err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, MaxSize+1))
+	if err != nil {
+		return s, fmt.Errorf("read settings: %w", err)
+	}
+	if err := parse(text, &s); err != nil {
+		return s, fmt.Errorf("read settings %s: %w", path, err)
+	}
+	return s, nil
+}
+
+// parse reads a settings text over what s holds.
+func parse(text []byte, s *Settings) error {
+	if len(text) > MaxSize {
+		return fmt.Errorf("%w: more than %d bytes", ErrInvalid, MaxSize)
+	}
+	given := *s
+	if err := yaml.UnmarshalWithOptions(text, &given, yaml.Strict()); err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("%w: %s", ErrInvalid, yaml.FormatError(err, false, false))
+	}
+	if !reflect.ValueOf(given).IsZero() { // which a text without any option gives
+		*s = given
+	}
+	return s.Check()
+}
+
+// Check reports the first option that no node could have.
+func (s *Settings) Check() error {
+	for name, path := range map[string]string{"state": s.State, "runtime": s.Runtime, "socket": s.Socket, "emulated_host": s.EmulatedHost} {
+		if !filepath.IsAbs(path) && (path != "" || name != "emulated_host") {
+			return fmt.Errorf("%w: %s: %q is not an absolute path", ErrInvalid, name, path)
+		}
+	}
+	if s.QEMU == "" {
+		return fmt.Errorf("%w: qemu: no program", ErrInvalid)
+	}
+	if s.ReadyTimeout <= 0 {
+		return fmt.Errorf("%w: ready_timeout: %s is not a time to wait", ErrInvalid, s.ReadyTimeout)
+	}
+	return nil
+}
+
+// Template returns the file that packages install: every option with its
+// comment and its default, commented out.
+func Template() []byte {
+	var b strings.Builder
+	b.WriteString("# hostagent's settings. What is commented out is the default.\n")
+	v := reflect.ValueOf(Default())
+	for i := range v.NumField() {
+		f := v.Type().Field(i)
+		value, err := yaml.Marshal(v.Field(i).Interface())
+		if err != nil {
+			panic(err) // strings, numbers and truth values only
+		}
+		fmt.Fprintf(&b, "\n# %s\n#%s: %s", f.Tag.Get("doc"), f.Tag.Get("yaml"), value)
+	}
+	return []byte(b.String())
+}
