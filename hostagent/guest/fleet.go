@@ -2,15 +2,10 @@ package guest
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
-	"errors"
-	"fmt"
 	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"sync"
 	"time"
@@ -18,11 +13,8 @@ import (
 	"github.com/secexec/secexec/bundle"
 	"github.com/secexec/secexec/hostagent/fault"
 	"github.com/secexec/secexec/hostagent/launch"
-	"github.com/secexec/secexec/hostagent/placement"
 	"github.com/secexec/secexec/hostagent/platform"
-	"github.com/secexec/secexec/hostagent/qemu"
 	"github.com/secexec/secexec/hostagent/store"
-	"github.com/secexec/secexec/seimage"
 )
 
 // Files of a guest, in its state folder and its runtime folder.
@@ -163,18 +155,6 @@ func (f *Fleet) List() []*Guest {
 	return out
 }
 
-// Request says what to create.
-type Request struct {
-	Name      string // "": the bundle's
-	Bundle    string // absolute path
-	MemoryMiB int    // 0: the manifest's
-	CPUs      int    // 0: 1
-	ID        string // of the request, for a repeated one; "": never repeated
-	Loadparm  string // entry of the boot menu of a bundle that boots from its disk; "": the default
-}
-
-var requestForm = regexp.MustCompile(`^[a-zA-Z0-9-]{0,64}$`)
-
 // Create takes over a bundle. The guest exists when it returns nil, and not at
 // all otherwise.
 func (f *Fleet) Create(ctx context.Context, r Request) (*Guest, error) {
@@ -220,128 +200,6 @@ func (f *Fleet) Create(ctx context.Context, r Request) (*Guest, error) {
 	return g, nil
 }
 
-// record makes the record of a guest to be.
-func record(m *bundle.Manifest, r Request) (*store.Guest, error) {
-	rec := &store.Guest{
-		Name: r.Name, UUID: newUUID(), State: string(Created), ImageID: m.Image.ID, Identity: m.Identity, Image: m.Image.File, Boot: m.Boot, Loadparm: r.Loadparm,
-		MemoryMiB: r.MemoryMiB, CPUs: r.CPUs, Request: r.ID, Created: time.Now().UTC(),
-	}
-	if rec.Name == "" {
-		rec.Name = m.Name
-	}
-	if rec.MemoryMiB == 0 {
-		rec.MemoryMiB = m.MemoryMiB
-	}
-	if rec.CPUs == 0 {
-		rec.CPUs = 1
-	}
-	if err := store.CheckName(rec.Name); err != nil {
-		return nil, fault.New(fault.BadRequest, "%w", err)
-	}
-	if rec.MemoryMiB < 64 || rec.MemoryMiB > qemu.MaxMemoryMiB || rec.CPUs < 1 || rec.CPUs > qemu.MaxCPUs {
-		return nil, fault.New(fault.BadRequest, "guest %s can't have %d MiB of memory and %d CPUs", rec.Name, rec.MemoryMiB, rec.CPUs)
-	}
-	if r.Loadparm != "" && m.Boot != bundle.BootDisk {
-		return nil, fault.New(fault.BadRequest, "guest %s does not boot from a disk: it has no boot menu to choose from by a loadparm", rec.Name)
-	}
-	if err := qemu.CheckLoadparm(r.Loadparm); err != nil {
-		return nil, fault.New(fault.BadRequest, "%w", err)
-	}
-	if store.Reserved(m.Image.File) {
-		return nil, fault.New(fault.Bundle, "bundle has a part %s, a name that hostagent needs itself", m.Image.File)
-	}
-	for _, d := range m.Disks {
-		if store.Reserved(d.File) {
-			return nil, fault.New(fault.Bundle, "bundle has a part %s, a name that hostagent needs itself", d.File)
-		}
-		rec.Disks = append(rec.Disks, store.Disk{File: d.File, Serial: d.Serial, ReadOnly: d.ReadOnly})
-	}
-	return rec, nil
-}
-
-// admit refuses an image that this node can't start.
-func (f *Fleet) admit(b *bundle.Bundle) error {
-	hashes, err := f.Platform.HostKeyHashes()
-	if errors.Is(err, platform.ErrHashesUnknown) {
-		return nil // firmware decides
-	}
-	if err != nil {
-		return fault.New(fault.Node, "%w", err)
-	}
-	part := b.Manifest.Image.Part
-	file, err := b.OpenPart(part)
-	if err != nil {
-		return fault.New(fault.Bundle, "%w", err)
-	}
-	defer file.Close()
-	img, err := seimage.Open(file, part.Size)
-	if err != nil {
-		return fault.New(fault.Bundle, "%w", err)
-	}
-	var header [][32]byte
-	for _, s := range img.Header.Slots {
-		header = append(header, s.HostHash)
-	}
-	var index []placement.Slot
-	for _, s := range b.Manifest.KeySlots {
-		slot := placement.Slot{Name: s.Subject}
-		if _, err := hex.Decode(slot.Hash[:], []byte(s.HostKeyHash)); err != nil {
-			return fault.New(fault.Bundle, "%w", err)
-		}
-		index = append(index, slot)
-	}
-	err = placement.Check(header, index, hashes)
-	switch {
-	case errors.Is(err, placement.ErrNoSlot):
-		return fault.New(fault.NoSlot, "%w", err)
-	case err != nil:
-		return fault.New(fault.Bundle, "%w", err)
-	}
-	return nil
-}
-
-// populate copies the bundle's parts into the guest's folder. The record comes
-// last: a folder without one is removed when hostagent starts.
-func (f *Fleet) populate(ctx context.Context, b *bundle.Bundle, g *Guest) error {
-	dir := g.dir()
-	err := os.Mkdir(dir, 0o700)
-	if errors.Is(err, os.ErrExist) {
-		return fault.New(fault.NameTaken, "%s holds a guest that this hostagent can't read: its log says why", dir)
-	}
-	if err != nil {
-		return fault.New(fault.Storage, "make guest's folder: %w", err)
-	}
-	err = copyPart(ctx, b, b.Manifest.Image.Part, dir, 0o400)
-	for _, d := range b.Manifest.Disks {
-		if err == nil {
-			err = copyPart(ctx, b, d.Part, dir, 0o600)
-		}
-	}
-	if err == nil {
-		err = g.update(func(*store.Guest) error { return nil })
-	}
-	if err != nil {
-		return errors.Join(err, os.RemoveAll(dir))
-	}
-	return nil
-}
-
-func copyPart(ctx context.Context, b *bundle.Bundle, p bundle.Part, dir string, mode os.FileMode) error {
-	out, err := os.OpenFile(filepath.Join(dir, p.File), os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
-	if err != nil {
-		return fault.New(fault.Storage, "copy bundle: %w", err)
-	}
-	err = b.CopyPart(ctx, p, out)
-	if errors.Is(err, bundle.ErrDamaged) || errors.Is(err, bundle.ErrMissing) {
-		out.Close()
-		return fault.New(fault.Bundle, "%w", err)
-	}
-	if err = errors.Join(err, out.Sync(), out.Close()); err != nil {
-		return fault.New(fault.Storage, "copy bundle: %w", err)
-	}
-	return nil
-}
-
 // Delete removes a guest that does not run.
 func (f *Fleet) Delete(ctx context.Context, name string) error {
 	g, err := f.Get(name)
@@ -375,11 +233,3 @@ func (f *Fleet) Delete(ctx context.Context, name string) error {
 const deleted State = "deleted"
 
 func (f *Fleet) runDir(name string) string { return filepath.Join(f.Runtime, "guests", name) }
-
-func newUUID() string {
-	var b [16]byte
-	_, _ = rand.Read(b[:])
-	b[6] = b[6]&0x0f | 0x40 // version 4, RFC 9562
-	b[8] = b[8]&0x3f | 0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
-}

@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
 
-	"github.com/secexec/secexec/bundle"
 	"github.com/secexec/secexec/hostagent/fault"
 	"github.com/secexec/secexec/hostagent/launch"
 	"github.com/secexec/secexec/hostagent/platform"
@@ -136,33 +134,6 @@ func (l *life) startFault(dialing context.Context, rec *store.Guest, err error) 
 		return fault.New(fault.Launch, "%s", message)
 	}
 	return fault.New(fault.Launch, "start guest %s: %w", rec.Name, err)
-}
-
-// config is the guest's QEMU configuration, in fresh runtime files.
-func (l *life) config(rec *store.Guest, sandbox bool) (*qemu.Config, error) {
-	f := l.g.fleet
-	run := f.runDir(rec.Name)
-	if err := os.RemoveAll(run); err != nil {
-		return nil, fault.New(fault.Storage, "clear runtime folder: %w", err)
-	}
-	if err := os.MkdirAll(run, 0o700); err != nil {
-		return nil, fault.New(fault.Storage, "make runtime folder: %w", err)
-	}
-	dir := f.Store.Dir(rec.Name)
-	cfg := &qemu.Config{
-		Name: rec.Name, UUID: rec.UUID, Binary: f.QEMU, MemoryMiB: rec.MemoryMiB, CPUs: rec.CPUs,
-		Kernel: filepath.Join(dir, rec.Image), ConsolePath: filepath.Join(dir, consoleFile),
-		ReadinessSocket: filepath.Join(run, readinessSocket), QMPSocket: filepath.Join(run, qmpSocket),
-		RuntimeDir: run, Sandbox: sandbox,
-	}
-	if rec.Boot == bundle.BootDisk {
-		cfg.Kernel, cfg.BootDisk, cfg.Loadparm = "", true, rec.Loadparm
-	}
-	for _, d := range rec.Disks {
-		cfg.Disks = append(cfg.Disks, qemu.Disk{Path: filepath.Join(dir, d.File), Serial: d.Serial, ReadOnly: d.ReadOnly})
-	}
-	f.Platform.Configure(cfg)
-	return cfg, nil
 }
 
 // adopt takes over a guest that an earlier hostagent left running.

@@ -1,0 +1,38 @@
+package guest
+
+import (
+	"os"
+	"path/filepath"
+
+	"github.com/secexec/secexec/bundle"
+	"github.com/secexec/secexec/hostagent/fault"
+	"github.com/secexec/secexec/hostagent/qemu"
+	"github.com/secexec/secexec/hostagent/store"
+)
+
+// config is the guest's QEMU configuration, in fresh runtime files.
+func (l *life) config(rec *store.Guest, sandbox bool) (*qemu.Config, error) {
+	f := l.g.fleet
+	run := f.runDir(rec.Name)
+	if err := os.RemoveAll(run); err != nil {
+		return nil, fault.New(fault.Storage, "clear runtime folder: %w", err)
+	}
+	if err := os.MkdirAll(run, 0o700); err != nil {
+		return nil, fault.New(fault.Storage, "make runtime folder: %w", err)
+	}
+	dir := f.Store.Dir(rec.Name)
+	cfg := &qemu.Config{
+		Name: rec.Name, UUID: rec.UUID, Binary: f.QEMU, MemoryMiB: rec.MemoryMiB, CPUs: rec.CPUs,
+		Kernel: filepath.Join(dir, rec.Image), ConsolePath: filepath.Join(dir, consoleFile),
+		ReadinessSocket: filepath.Join(run, readinessSocket), QMPSocket: filepath.Join(run, qmpSocket),
+		RuntimeDir: run, Sandbox: sandbox,
+	}
+	if rec.Boot == bundle.BootDisk {
+		cfg.Kernel, cfg.BootDisk, cfg.Loadparm = "", true, rec.Loadparm
+	}
+	for _, d := range rec.Disks {
+		cfg.Disks = append(cfg.Disks, qemu.Disk{Path: filepath.Join(dir, d.File), Serial: d.Serial, ReadOnly: d.ReadOnly})
+	}
+	f.Platform.Configure(cfg)
+	return cfg, nil
+}

@@ -1,0 +1,54 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+
+	"github.com/secexec/secexec/bundle"
+	"github.com/secexec/secexec/hostagent/fault"
+	"github.com/secexec/secexec/hostagent/store"
+)
+
+// populate copies the bundle's parts into the guest's folder. The record comes
+// last: a folder without one is removed when hostagent starts.
+func (f *Fleet) populate(ctx context.Context, b *bundle.Bundle, g *Guest) error {
+	dir := g.dir()
+	err := os.Mkdir(dir, 0o700)
+	if errors.Is(err, os.ErrExist) {
+		return fault.New(fault.NameTaken, "%s holds a guest that this hostagent can't read: its log says why", dir)
+	}
+	if err != nil {
+		return fault.New(fault.Storage, "make guest's folder: %w", err)
+	}
+	err = copyPart(ctx, b, b.Manifest.Image.Part, dir, 0o400)
+	for _, d := range b.Manifest.Disks {
+		if err == nil {
+			err = copyPart(ctx, b, d.Part, dir, 0o600)
+		}
+	}
+	if err == nil {
+		err = g.update(func(*store.Guest) error { return nil })
+	}
+	if err != nil {
+		return errors.Join(err, os.RemoveAll(dir))
+	}
+	return nil
+}
+
+func copyPart(ctx context.Context, b *bundle.Bundle, p bundle.Part, dir string, mode os.FileMode) error {
+	out, err := os.OpenFile(filepath.Join(dir, p.File), os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return fault.New(fault.Storage, "copy bundle: %w", err)
+	}
+	err = b.CopyPart(ctx, p, out)
+	if errors.Is(err, bundle.ErrDamaged) || errors.Is(err, bundle.ErrMissing) {
+		out.Close()
+		return fault.New(fault.Bundle, "%w", err)
+	}
+	if err = errors.Join(err, out.Sync(), out.Close()); err != nil {
+		return fault.New(fault.Storage, "copy bundle: %w", err)
+	}
+	return nil
+}

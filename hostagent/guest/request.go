@@ -1,0 +1,73 @@
+package guest
+
+import (
+	"crypto/rand"
+	"fmt"
+	"regexp"
+	"time"
+
+	"github.com/secexec/secexec/bundle"
+	"github.com/secexec/secexec/hostagent/fault"
+	"github.com/secexec/secexec/hostagent/qemu"
+	"github.com/secexec/secexec/hostagent/store"
+)
+
+// Request says what to create.
+type Request struct {
+	Name      string // "": the bundle's
+	Bundle    string // absolute path
+	MemoryMiB int    // 0: the manifest's
+	CPUs      int    // 0: 1
+	ID        string // of the request, for a repeated one; "": never repeated
+	Loadparm  string // entry of the boot menu of a bundle that boots from its disk; "": the default
+}
+
+// requestForm is what an id of a request may be.
+var requestForm = regexp.MustCompile(`^[a-zA-Z0-9-]{0,64}$`)
+
+// record makes the record of a guest to be.
+func record(m *bundle.Manifest, r Request) (*store.Guest, error) {
+	rec := &store.Guest{
+		Name: r.Name, UUID: newUUID(), State: string(Created), ImageID: m.Image.ID, Identity: m.Identity, Image: m.Image.File, Boot: m.Boot, Loadparm: r.Loadparm,
+		MemoryMiB: r.MemoryMiB, CPUs: r.CPUs, Request: r.ID, Created: time.Now().UTC(),
+	}
+	if rec.Name == "" {
+		rec.Name = m.Name
+	}
+	if rec.MemoryMiB == 0 {
+		rec.MemoryMiB = m.MemoryMiB
+	}
+	if rec.CPUs == 0 {
+		rec.CPUs = 1
+	}
+	if err := store.CheckName(rec.Name); err != nil {
+		return nil, fault.New(fault.BadRequest, "%w", err)
+	}
+	if rec.MemoryMiB < 64 || rec.MemoryMiB > qemu.MaxMemoryMiB || rec.CPUs < 1 || rec.CPUs > qemu.MaxCPUs {
+		return nil, fault.New(fault.BadRequest, "guest %s can't have %d MiB of memory and %d CPUs", rec.Name, rec.MemoryMiB, rec.CPUs)
+	}
+	if r.Loadparm != "" && m.Boot != bundle.BootDisk {
+		return nil, fault.New(fault.BadRequest, "guest %s does not boot from a disk: it has no boot menu to choose from by a loadparm", rec.Name)
+	}
+	if err := qemu.CheckLoadparm(r.Loadparm); err != nil {
+		return nil, fault.New(fault.BadRequest, "%w", err)
+	}
+	if store.Reserved(m.Image.File) {
+		return nil, fault.New(fault.Bundle, "bundle has a part %s, a name that hostagent needs itself", m.Image.File)
+	}
+	for _, d := range m.Disks {
+		if store.Reserved(d.File) {
+			return nil, fault.New(fault.Bundle, "bundle has a part %s, a name that hostagent needs itself", d.File)
+		}
+		rec.Disks = append(rec.Disks, store.Disk{File: d.File, Serial: d.Serial, ReadOnly: d.ReadOnly})
+	}
+	return rec, nil
+}
+
+func newUUID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:])
+	b[6] = b[6]&0x0f | 0x40 // version 4, RFC 9562
+	b[8] = b[8]&0x3f | 0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
