@@ -1,7 +1,11 @@
-// Command bench times secexec's commands beside their peers, in one run on one
-// machine, and writes what it saw: figures (JSON), a page with a table, a plot.
+// Command bench times secexec beside its peers, in one run on one machine, and
+// writes what it saw: figures (JSON), a page with a table, a plot.
 //
 //	go run ./bench -out bench/results/NAME owner
+//	bench/host.sh bench/results/NAME
+//
+// The second one runs "bench host", which wants a systemd, QEMU and libvirt, in a
+// node of its own.
 //
 // Contestants take turns, so that whatever else the machine does hits all of
 // them alike; a ratio is that of the medians. Nothing here is a test: a figure
@@ -20,8 +24,15 @@ import (
 )
 
 func main() {
-	if len(os.Args) > 2 && os.Args[1] == "sha512" { // a contestant: see sha512.go
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	switch { // contestants, and a part of one
+	case len(os.Args) > 2 && os.Args[1] == "sha512":
 		exit(hashFiles(os.Args[2:]))
+	case len(os.Args) == 3 && os.Args[1] == "hostd":
+		exit(daemon(os.Args[2]))
+	case len(os.Args) == 4 && os.Args[1] == "start":
+		exit(startGuest(ctx, os.Args[2], os.Args[3]))
 	}
 	var o options
 	var sizes string
@@ -32,6 +43,7 @@ func main() {
 	flag.StringVar(&o.pvimg, "pvimg", "pvimg", "pvimg of s390-tools to time beside it; left out where there is none")
 	flag.StringVar(&o.only, "only", "", "run only groups whose name contains this")
 	flag.StringVar(&sizes, "sizes", "10,128,1024", "sizes of initrds and disks in MiB")
+	flag.IntVar(&o.guests, "guests", 100, "guests of host")
 	out := flag.String("out", "", "folder for the results")
 	flag.Parse()
 	for word := range strings.SplitSeq(sizes, ",") {
@@ -41,16 +53,24 @@ func main() {
 		}
 		o.sizes = append(o.sizes, n)
 	}
-	if flag.NArg() != 1 || flag.Arg(0) != "owner" || *out == "" {
-		exit(errors.New("usage: bench [flags] -out DIR owner"))
+	if flag.NArg() != 1 || *out == "" {
+		exit(errors.New("usage: bench [flags] -out DIR owner|host"))
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	groups, err := owner(ctx, &o)
-	if err != nil {
-		exit(err)
+	switch flag.Arg(0) {
+	case "owner":
+		groups, err := owner(ctx, &o)
+		if err != nil {
+			exit(err)
+		}
+		exit(report(*out, filepath.Base(os.Args[0]), groups))
+	case "host":
+		all, floor, err := host(ctx, &o)
+		if err != nil {
+			exit(err)
+		}
+		exit(hostReport(*out, all, floor, &o))
 	}
-	exit(report(*out, filepath.Base(os.Args[0]), groups))
+	exit(fmt.Errorf("nothing to time is called %q", flag.Arg(0)))
 }
 
 // options are the command's flags.
@@ -60,6 +80,7 @@ type options struct {
 	secexec, pvimg string
 	only           string
 	sizes          []int64 // MiB
+	guests         int
 }
 
 func exit(err error) {
