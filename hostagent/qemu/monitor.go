@@ -18,8 +18,8 @@ const CommandTimeout = 10 * time.Second
 // maxEvents bounds the events that wait to be read; the last eventReserve places
 // are kept for those that tell how a guest ends.
 const (
-	maxEvents    = 64
-	eventReserve = 16
+	maxEvents    = 24
+	eventReserve = 8
 )
 
 // ErrClosed says that the QMP connection has ended: QEMU exited, or Close.
@@ -70,7 +70,7 @@ func newMonitor(ctx context.Context, conn net.Conn) (*Monitor, error) {
 	// The greeting is read here, before the reader starts, so the context must
 	// be able to end that read.
 	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
-	lines := bufio.NewReaderSize(conn, 4096)
+	lines := bufio.NewReaderSize(conn, 1024) // a hundred guests have a hundred of them
 	line, err := readLine(lines)
 	if !stop() {
 		return nil, fmt.Errorf("wait for greeting: %w", context.Cause(ctx))
