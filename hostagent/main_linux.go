@@ -120,10 +120,6 @@ func run(ctx context.Context, c *settings.Settings) error {
 	if !p.Protected() {
 		log.Warn(platform.EmulatedWarning)
 	}
-	// A node that can't run guests still serves: secexec node says why.
-	if err := p.Check(ctx); err != nil {
-		log.Error("node can't run guests", "error", err)
-	}
 	gid := -1
 	if c.Group != "" {
 		g, err := user.LookupGroup(c.Group)
@@ -155,10 +151,17 @@ func run(ctx context.Context, c *settings.Settings) error {
 		return err
 	}
 	defer fleet.Close()
-	server, err := api.NewServer(&api.Service{Fleet: fleet, Node: nodeFacts(p, c.QEMU)}, api.Admission{Group: gid, Log: log})
+	server, err := api.NewServer(&api.Service{Fleet: fleet, Node: nodeFacts(p, c.QEMU), Examine: examine(c)}, api.Admission{Group: gid, Log: log})
 	if err != nil {
 		return err
 	}
+	// A node that can't run guests still serves; why not stands in the log.
+	examined := make(chan struct{})
+	go func() {
+		defer close(examined)
+		logReport(ctx, log, examine(c)(ctx))
+	}()
+	defer func() { <-examined }()
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(ctx, listener) }()
 	log.Info("hostagent serves", "socket", c.Socket, "platform", p.Name(), "guests", len(fleet.List()))

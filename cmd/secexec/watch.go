@@ -146,5 +146,6 @@ func newNode() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	agent.add(cmd)
+	cmd.AddCommand(newNodeCheck())
 	return cmd
 }

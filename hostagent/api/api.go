@@ -14,6 +14,7 @@ import (
 
 	"github.com/secexec/secexec/hostagent/fault"
 	"github.com/secexec/secexec/hostagent/guest"
+	"github.com/secexec/secexec/hostagent/node"
 	"github.com/secexec/secexec/hostagent/store"
 	"github.com/secexec/secexec/proto/hostagent/v1"
 	"github.com/secexec/secexec/proto/readiness"
@@ -32,6 +33,8 @@ const (
 type Service struct {
 	Fleet *guest.Fleet
 	Node  func(ctx context.Context) *hostagentv1.NodeInfoResponse // facts of the node
+	// Examine reports on the node line by line.
+	Examine func(ctx context.Context) []node.Finding
 }
 
 var _ hostagentv1.HostagentService = (*Service)(nil)
@@ -210,5 +213,6 @@ func NewServer(s *Service, allow Admission) (*ttrpc.Server, error) {
 		return nil, err
 	}
 	hostagentv1.RegisterHostagentService(server, s)
+	hostagentv1.RegisterNodeService(server, nodeService{s.Examine})
 	return server, nil
 }

@@ -56,14 +56,14 @@ func Facts(ctx context.Context, p Platform, root fs.FS, binary string) (NodeFact
 	if err != nil {
 		return NodeFacts{}, fmt.Errorf("check node: %w", err)
 	}
-	if facts.MemoryMiB, err = parseMemTotal(text); err != nil {
+	if facts.MemoryMiB, err = ParseMemTotal(text); err != nil {
 		return NodeFacts{}, fmt.Errorf("check node: %w", err)
 	}
 	return facts, nil
 }
 
-// parseMemTotal reads the node's memory in MiB from /proc/meminfo.
-func parseMemTotal(text []byte) (int, error) {
+// ParseMemTotal reads a node's memory in MiB from /proc/meminfo.
+func ParseMemTotal(text []byte) (int, error) {
 	for line := range bytes.Lines(text) {
 		rest, ok := strings.CutPrefix(string(line), "MemTotal:")
 		if !ok {

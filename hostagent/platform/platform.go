@@ -34,6 +34,9 @@ type Platform interface {
 	// ErrHashesUnknown where the node cannot tell; firmware decides then.
 	HostKeyHashes() ([][32]byte, error)
 
+	// Limits are what the ultravisor allows, as far as the node tells.
+	Limits() (Limits, error)
+
 	// Configure sets the platform's part of a QEMU configuration.
 	Configure(cfg *qemu.Config)
 

@@ -49,8 +49,15 @@ func (r Release) Check() error {
 }
 
 // Version asks a QEMU program for its release and refuses one that is missing
-// or too old.
+// or too old. A program that has answered is not asked again until its file
+// changes.
 func Version(ctx context.Context, binary string) (Release, error) {
+	return versions.get(binary, func() (Release, error) { return version(ctx, binary) })
+}
+
+var versions answers[Release]
+
+func version(ctx context.Context, binary string) (Release, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	// Options are read in order: without seccomp QEMU stops at -sandbox.
@@ -73,8 +80,8 @@ func Version(ctx context.Context, binary string) (Release, error) {
 
 func versionOf(ctx context.Context, binary string, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, binary, args...)
-	var out limited
-	cmd.Stdout = &out
+	out := &firstBytes{limit: 4096}
+	cmd.Stdout = out
 	cmd.WaitDelay = time.Second
 	err := cmd.Run()
 	switch {
@@ -86,14 +93,6 @@ func versionOf(ctx context.Context, binary string, args ...string) ([]byte, erro
 		return nil, fmt.Errorf("ask %s for its version: %w", binary, err)
 	}
 	return out.Bytes(), nil
-}
-
-// limited keeps the first 4 KiB of a program's output.
-type limited struct{ bytes.Buffer }
-
-func (l *limited) Write(p []byte) (int, error) {
-	l.Buffer.Write(p[:min(len(p), 4096-l.Len())])
-	return len(p), nil
 }
 
 var versionForm = regexp.MustCompile(`^QEMU emulator version ([0-9]{1,4})\.([0-9]{1,4})\.([0-9]{1,4})(?: \(([^()\r\n]*)\))?\r?\n`)
