@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -75,6 +76,8 @@ func parse(args []string) (*settings.Settings, error) {
 	f.StringVar(&s.EmulatedHost, "emulated-host", s.EmulatedHost, "`folder` of an emulated host, made by secexec emulate init")
 	f.BoolVar(&s.ForceEmulated, "force-emulated", s.ForceEmulated, "emulate even on a node that has Secure Execution")
 	f.DurationVar(&s.ReadyTimeout, "ready-timeout", s.ReadyTimeout, "how long a guest may take to become ready")
+	f.Float64Var(&s.MemoryRatio, "memory-ratio", s.MemoryRatio, "guests' memory as a multiple of the node's less the reserve, 0: not counted")
+	f.IntVar(&s.MemoryReserve, "memory-reserve-mib", s.MemoryReserve, "`MiB` of the node's memory that guests do not get")
 	show := f.Bool("version", false, "print the version and exit")
 	if err := f.Parse(args); err != nil {
 		return nil, err
@@ -143,9 +146,14 @@ func run(ctx context.Context, c *settings.Settings) error {
 		return err
 	}
 	defer listener.Close()
+	memory, err := platform.NodeMemory(nil)
+	if err != nil {
+		return err
+	}
 	fleet, err := guest.NewFleet(ctx, guest.Options{
 		Store: st, Launcher: launch.Direct{}, Platform: p, Hub: guest.NewHub(), Log: log,
 		QEMU: c.QEMU, Runtime: c.Runtime, ReadyTimeout: c.ReadyTimeout,
+		Capacity: guest.Capacity{MemoryMiB: memory - c.MemoryReserve, Ratio: c.MemoryRatio, CPUs: runtime.NumCPU()},
 	})
 	if err != nil {
 		return err

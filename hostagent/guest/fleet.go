@@ -46,6 +46,7 @@ type Options struct {
 	QEMU         string        // program
 	Runtime      string        // folder of sockets
 	ReadyTimeout time.Duration // from start to ready
+	Capacity     Capacity      // what the node has for guests
 }
 
 // Fleet is all guests of a hostagent.
@@ -57,6 +58,9 @@ type Fleet struct {
 
 	mu     sync.Mutex
 	guests map[string]*Guest // nil: a Create is under way
+
+	admission sync.Mutex         // one start is admitted at a time
+	claims    map[string][]claim // disks of guests that were admitted to run
 }
 
 // NewFleet loads all guests and takes over those that run.
@@ -173,7 +177,7 @@ func (f *Fleet) Create(ctx context.Context, r Request) (*Guest, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := f.admit(b); err != nil {
+	if err := f.admit(b, rec); err != nil {
 		return nil, err
 	}
 	f.mu.Lock()

@@ -78,6 +78,9 @@ func (l *life) start(ctx context.Context) error {
 	if err := f.Platform.Check(ctx); err != nil {
 		return fault.New(fault.Node, "start guest %s: %w", rec.Name, err)
 	}
+	if err := f.admitStart(&rec); err != nil {
+		return err
+	}
 	cfg, err := l.config(&rec, release.Sandbox)
 	if err != nil {
 		return err

@@ -79,11 +79,7 @@ func (r *report) storage() {
 // memory: how much there is, and settings under which a large guest's start
 // fails or its memory leaves the machine.
 func (r *report) memory() {
-	text, err := r.read("proc/meminfo")
-	var mib int
-	if err == nil {
-		mib, err = platform.ParseMemTotal([]byte(text))
-	}
+	mib, err := platform.NodeMemory(r.m.Root)
 	if err != nil {
 		r.fail("memory", err.Error(), "mount /proc")
 	} else {

@@ -184,8 +184,8 @@ func TestParseMemTotal(t *testing.T) {
 		{"MemTotal:\n", 0, true},
 		{"", 0, true},
 	} {
-		if got, err := ParseMemTotal([]byte(c.text)); got != c.want || (err != nil) != c.bad {
-			t.Errorf("ParseMemTotal(%q) = %d, %v", c.text, got, err)
+		if got, err := parseMemTotal([]byte(c.text)); got != c.want || (err != nil) != c.bad {
+			t.Errorf("parseMemTotal(%q) = %d, %v", c.text, got, err)
 		}
 	}
 }

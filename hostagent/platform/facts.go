@@ -52,18 +52,27 @@ func Facts(ctx context.Context, p Platform, root fs.FS, binary string) (NodeFact
 	if !facts.Protected {
 		facts.Warning = EmulatedWarning
 	}
-	text, err := readFile(root, "proc/meminfo")
-	if err != nil {
-		return NodeFacts{}, fmt.Errorf("check node: %w", err)
-	}
-	if facts.MemoryMiB, err = ParseMemTotal(text); err != nil {
+	if facts.MemoryMiB, err = NodeMemory(root); err != nil {
 		return NodeFacts{}, fmt.Errorf("check node: %w", err)
 	}
 	return facts, nil
 }
 
-// ParseMemTotal reads a node's memory in MiB from /proc/meminfo.
-func ParseMemTotal(text []byte) (int, error) {
+// NodeMemory is the node's memory in MiB. Root is where proc is found; nil is
+// the machine's own root.
+func NodeMemory(root fs.FS) (int, error) {
+	if root == nil {
+		root = os.DirFS("/")
+	}
+	text, err := readFile(root, "proc/meminfo")
+	if err != nil {
+		return 0, fmt.Errorf("read the node's memory: %w", err)
+	}
+	return parseMemTotal(text)
+}
+
+// parseMemTotal reads a node's memory in MiB from /proc/meminfo.
+func parseMemTotal(text []byte) (int, error) {
 	for line := range bytes.Lines(text) {
 		rest, ok := strings.CutPrefix(string(line), "MemTotal:")
 		if !ok {

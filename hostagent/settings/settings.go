@@ -38,6 +38,8 @@ type Settings struct {
 	EmulatedHost  string        `yaml:"emulated_host" doc:"Folder of an emulated host, made by secexec emulate init."`
 	ForceEmulated bool          `yaml:"force_emulated" doc:"Emulate even on a node that has Secure Execution."`
 	ReadyTimeout  time.Duration `yaml:"ready_timeout" doc:"How long a guest may take to become ready."`
+	MemoryRatio   float64       `yaml:"memory_ratio" doc:"Guests that run may have so much memory together, as a multiple of the node's less the reserve; 0: hostagent does not count. Above 1 the node may swap."`
+	MemoryReserve int           `yaml:"memory_reserve_mib" doc:"MiB of the node's memory that guests do not get: for the system, QEMU and the ultravisor."`
 }
 
 // Default returns the settings of a node whose operator says nothing.
@@ -45,6 +47,7 @@ func Default() Settings {
 	return Settings{
 		State: "/var/lib/secexec", Runtime: "/run/secexec", Socket: "/run/secexec/hostagent.sock",
 		QEMU: "qemu-system-s390x", Platform: "se", ReadyTimeout: 2 * time.Minute,
+		MemoryRatio: 1, MemoryReserve: 512,
 	}
 }
 
@@ -94,6 +97,12 @@ func (s *Settings) Check() error {
 	}
 	if s.ReadyTimeout <= 0 {
 		return fmt.Errorf("%w: ready_timeout: %s is not a time to wait", ErrInvalid, s.ReadyTimeout)
+	}
+	if !(s.MemoryRatio >= 0 && s.MemoryRatio <= 100) {
+		return fmt.Errorf("%w: memory_ratio: %v is not in 0..100", ErrInvalid, s.MemoryRatio)
+	}
+	if s.MemoryReserve < 0 {
+		return fmt.Errorf("%w: memory_reserve_mib: %d is less than nothing", ErrInvalid, s.MemoryReserve)
 	}
 	return nil
 }

@@ -27,6 +27,11 @@ func TestParse(t *testing.T) {
 		{name: "no QEMU", text: "qemu: ''\n", words: "qemu: no program"},
 		{name: "no time", text: "ready_timeout: 0s\n", words: "ready_timeout"},
 		{name: "no number", text: "ready_timeout: soon\n", words: "soon"},
+		{name: "no ratio", text: "memory_ratio: -1\n", words: "memory_ratio"},
+		{name: "a ratio that is none", text: "memory_ratio: .nan\n", words: "memory_ratio"},
+		{name: "ratio", text: "memory_ratio: 1.5\n", change: func(s *Settings) { s.MemoryRatio = 1.5 }},
+		{name: "not counted", text: "memory_ratio: 0\n", change: func(s *Settings) { s.MemoryRatio = 0 }},
+		{name: "reserve", text: "memory_reserve_mib: -1\n", words: "memory_reserve_mib"},
 		{name: "a list", text: "- a\n", words: "invalid settings"},
 		{name: "large", text: strings.Repeat("#\n", MaxSize), words: "more than"},
 	} {
