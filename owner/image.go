@@ -71,6 +71,10 @@ func sealImage(ctx context.Context, p *Plan, found *prepared, rd *os.File, keys 
 	for i, doc := range p.Hosts {
 		hosts[i] = doc.Key
 	}
+	flags := seimage.DefaultFlags
+	if p.AllowDump {
+		flags |= seimage.AllowDump
+	}
 	_, err = seimage.Create(ctx, out, seimage.Spec{
 		Kernel:    seimage.Source{R: found.kernel.Image, Size: found.kernel.Image.Size()},
 		Initrd:    seimage.Source{R: rd, Size: info.Size()},
@@ -79,6 +83,7 @@ func sealImage(ctx context.Context, p *Plan, found *prepared, rd *os.File, keys 
 		HeaderKey: keys.Header,
 		ImageKey:  keys.Image,
 		CommKey:   keys.Comm,
+		PCF:       &flags,
 	})
 	if err != nil {
 		return 0, fmt.Errorf("seal boot image: %w", err)

@@ -28,6 +28,7 @@ type Plan struct {
 	Init       string
 	StopSignal uint8
 	MemoryMiB  int
+	AllowDump  bool                // the provider may make dumps, which only CommKeyFile opens
 	Hosts      []*hostkey.Document // verified by the caller, a key slot for each
 
 	Bundle       string // folder to make

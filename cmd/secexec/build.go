@@ -75,7 +75,7 @@ keys in the folder previous.`,
 	f.BoolVar(&printSchema, "print-schema", false, "print the JSON schema of the build file")
 	groupFlags(cmd, nil,
 		flagGroup{"What to build", []string{"file", "name", "root", "partition", "root-size", "read-only", "volume", "kernel", "modules", "kernel-release", "module-signatures", "guest-dir", "tls-verify"}},
-		flagGroup{"How the guest runs", []string{"memory", "cmdline", "parmfile", "init", "stop-signal"}},
+		flagGroup{"How the guest runs", []string{"memory", "cmdline", "parmfile", "init", "stop-signal", "enable-dump"}},
 		flagGroup{"Hosts", []string{"host-key-document", "cert", "crl", "offline", "root-ca", "no-verify"}},
 		flagGroup{"Outputs", []string{"output", "secrets", "bootable-disk", "update", "dry-run", "print-schema"}},
 	)
@@ -138,7 +138,7 @@ func planOf(cmd *cobra.Command, f *buildfile.File) (*owner.Plan, error) {
 		Name: f.Name, Kernel: kernel.Source{Kernel: plainPaths(f.Kernel), Modules: plainPaths(f.Modules), Release: f.KernelRelease},
 		Strip: f.Signatures == "strip", Cmdline: f.Cmdline,
 		Root: owner.FileSystem{Source: string(f.Root.Source), Partition: f.Root.Partition, Size: int64(f.Root.Size), ReadOnly: f.Root.ReadOnly},
-		Init: f.Init, StopSignal: uint8(f.StopSignal), MemoryMiB: f.MemoryMiB,
+		Init: f.Init, StopSignal: uint8(f.StopSignal), MemoryMiB: f.MemoryMiB, AllowDump: f.EnableDump,
 		Hosts: docs, GuestDir: guestDir, Bundle: string(f.Output), Secrets: string(f.Secrets), BootableDisk: string(f.BootableDisk),
 		Warn: func(text string) { fmt.Fprintln(cmd.ErrOrStderr(), "warning:", text) },
 	}

@@ -66,6 +66,7 @@ secexec inspect and secexec logs.`,
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	check.add(cmd)
 	agent.add(cmd)
+	refuseImpossible(cmd)
 	return cmd
 }
 

@@ -214,5 +214,6 @@ func NewServer(s *Service, allow Admission) (*ttrpc.Server, error) {
 	}
 	hostagentv1.RegisterHostagentService(server, s)
 	hostagentv1.RegisterNodeService(server, nodeService{s.Examine})
+	hostagentv1.RegisterDumpService(server, dumpService{s.Fleet})
 	return server, nil
 }

@@ -170,7 +170,7 @@ func TestDiskInUse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := g.Kill(t.Context()); err != nil {
+	if err := g.move(Stopped, nil); err != nil {
 		t.Fatal(err)
 	}
 	want(t, "after its end", f.admitStart(&store.Guest{Name: "new", MemoryMiB: 64, CPUs: 1, Disks: []store.Disk{{Path: path("hard.img")}}}), "", "")

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/secexec/secexec/hostagent/fault"
@@ -20,6 +21,8 @@ import (
 type Guest struct {
 	fleet *Fleet
 	turn  chan struct{} // held (sent) while a change is decided and stored
+
+	dumping atomic.Bool // one dump is under way at a time
 
 	mu   sync.Mutex
 	rec  store.Guest

@@ -45,9 +45,12 @@ type life struct {
 
 	proc    launch.Process
 	monitor *qemu.Monitor
-	port    *port
-	asking  chan struct{} // held (sent) by the one challenge under way
-	reports chan []byte
+	// published is the monitor once the guest runs, for callers beside the life's
+	// goroutine.
+	published atomic.Pointer[qemu.Monitor]
+	port      *port
+	asking    chan struct{} // held (sent) by the one challenge under way
+	reports   chan []byte
 
 	reason string // why QEMU ends, from its SHUTDOWN event
 	panics string // words of its GUEST_PANICKED event
@@ -102,6 +105,7 @@ func (l *life) supervise(ctx context.Context) {
 	var events <-chan qemu.Event
 	if l.monitor != nil {
 		events = l.monitor.Events()
+		l.published.Store(l.monitor)
 	}
 	for {
 		select {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
 	"time"
 )
@@ -173,6 +174,11 @@ func (m *Monitor) Property(ctx context.Context, path, property string, out any) 
 // Execute runs one command and decodes what it returns into out unless out is
 // nil. A refusal by QEMU is a *CommandError.
 func (m *Monitor) Execute(ctx context.Context, command string, arguments, out any) error {
+	return m.execute(ctx, command, arguments, out, nil)
+}
+
+// execute is Execute with a file whose descriptor goes along, or nil.
+func (m *Monitor) execute(ctx context.Context, command string, arguments, out any, file *os.File) error {
 	ctx, cancel := context.WithTimeout(ctx, CommandTimeout)
 	defer cancel()
 	answer := make(chan reply, 1)
@@ -199,7 +205,7 @@ func (m *Monitor) Execute(ctx context.Context, command string, arguments, out an
 	if err != nil {
 		return fmt.Errorf("QMP %s: %w", command, err)
 	}
-	if err := m.send(ctx, append(text, '\n')); err != nil {
+	if err := m.send(ctx, append(text, '\n'), file); err != nil {
 		return fmt.Errorf("QMP %s: %w", command, err)
 	}
 	var r reply
@@ -229,7 +235,7 @@ func (m *Monitor) Execute(ctx context.Context, command string, arguments, out an
 
 // send writes one message. A message that was cut short by the context leaves
 // the stream in an unknown state, so the connection is closed then.
-func (m *Monitor) send(ctx context.Context, text []byte) error {
+func (m *Monitor) send(ctx context.Context, text []byte, file *os.File) error {
 	select {
 	case <-m.write:
 	case <-ctx.Done():
@@ -239,7 +245,7 @@ func (m *Monitor) send(ctx context.Context, text []byte) error {
 	}
 	defer func() { m.write <- struct{}{} }()
 	stop := context.AfterFunc(ctx, func() { m.conn.SetWriteDeadline(time.Unix(1, 0)) })
-	_, err := m.conn.Write(text)
+	err := m.writeWith(text, file)
 	if !stop() || err != nil {
 		m.conn.Close()
 		if ctx.Err() != nil {

@@ -49,6 +49,7 @@ type File struct {
 	Init          string   `yaml:"init,omitempty" doc:"Program in the root to hand over to; default: /sbin/init."`
 	StopSignal    int      `yaml:"stop_signal,omitempty" doc:"Signal that asks it to power off; default: 38, systemd's SIGRTMIN+4." min:"1" max:"64"`
 	MemoryMiB     int      `yaml:"memory_mib,omitempty" doc:"Guest memory in MiB; default: 1024." min:"64" max:"4194304"`
+	EnableDump    bool     `yaml:"enable_dump,omitempty" doc:"Let the provider make dumps of the guest, encrypted so that only cck.key of the secrets opens them; default: false."`
 	Hosts         Hosts    `yaml:"hosts,omitempty" doc:"Hosts that may run the image."`
 	GuestDir      Path     `yaml:"guest_dir,omitempty" doc:"Folder with the s390x guestinit and guestagent; default: the installed ones."`
 	Output        Path     `yaml:"output,omitempty" doc:"Bundle folder to make, for the provider."`
