@@ -23,6 +23,7 @@ import (
 	"github.com/secexec/secexec/hostagent/guest"
 	"github.com/secexec/secexec/hostagent/launch"
 	"github.com/secexec/secexec/hostagent/platform"
+	"github.com/secexec/secexec/hostagent/qemu"
 	"github.com/secexec/secexec/hostagent/settings"
 	"github.com/secexec/secexec/hostagent/store"
 )
@@ -150,16 +151,18 @@ func run(ctx context.Context, c *settings.Settings) error {
 	if err != nil {
 		return err
 	}
+	report := &report{settings: c}
 	fleet, err := guest.NewFleet(ctx, guest.Options{
 		Store: st, Launcher: launch.Direct{}, Platform: p, Hub: guest.NewHub(), Log: log,
 		QEMU: c.QEMU, Runtime: c.Runtime, ReadyTimeout: c.ReadyTimeout,
-		Capacity: guest.Capacity{MemoryMiB: memory - c.MemoryReserve, Ratio: c.MemoryRatio, CPUs: runtime.NumCPU()},
+		Capacity:  guest.Capacity{MemoryMiB: memory - c.MemoryReserve, Ratio: c.MemoryRatio, CPUs: runtime.NumCPU()},
+		CheckQEMU: qemu.CheckSecure,
 	})
 	if err != nil {
 		return err
 	}
 	defer fleet.Close()
-	server, err := api.NewServer(&api.Service{Fleet: fleet, Node: nodeFacts(p, c.QEMU), Examine: examine(c)}, api.Admission{Group: gid, Log: log})
+	server, err := api.NewServer(&api.Service{Fleet: fleet, Node: nodeFacts(p, c.QEMU, report), Examine: report.fresh}, api.Admission{Group: gid, Log: log})
 	if err != nil {
 		return err
 	}
@@ -167,7 +170,7 @@ func run(ctx context.Context, c *settings.Settings) error {
 	examined := make(chan struct{})
 	go func() {
 		defer close(examined)
-		logReport(ctx, log, examine(c)(ctx))
+		logReport(ctx, log, report.fresh(ctx))
 	}()
 	defer func() { <-examined }()
 	served := make(chan error, 1)

@@ -3,7 +3,10 @@ package main
 import (
 	"context"
 	"encoding/hex"
+	"fmt"
 	"log/slog"
+	"sync"
+	"time"
 
 	"github.com/secexec/secexec/hostagent/node"
 	"github.com/secexec/secexec/hostagent/platform"
@@ -12,12 +15,15 @@ import (
 )
 
 // nodeFacts returns the facts of the node for the API.
-func nodeFacts(p platform.Platform, qemu string) func(context.Context) *hostagentv1.NodeInfoResponse {
+func nodeFacts(p platform.Platform, qemu string, r *report) func(context.Context) *hostagentv1.NodeInfoResponse {
 	return func(ctx context.Context) *hostagentv1.NodeInfoResponse {
 		info := &hostagentv1.NodeInfoResponse{Version: version, Platform: p.Name(), Protected: p.Protected()}
 		facts, err := platform.Facts(ctx, p, nil, qemu)
+		info.Problem = r.problem(ctx)
+		if err != nil && info.Problem == "" {
+			info.Problem = err.Error()
+		}
 		if err != nil {
-			info.Problem = err.Error() + ": secexec node check shows each thing that a node needs"
 			return info
 		}
 		info.QemuVersion = facts.QEMU.String()
@@ -30,13 +36,58 @@ func nodeFacts(p platform.Platform, qemu string) func(context.Context) *hostagen
 	}
 }
 
-// examine returns the report on the node for the API.
-func examine(c *settings.Settings) func(context.Context) []node.Finding {
-	return func(ctx context.Context) []node.Finding {
-		return node.Check(ctx, node.Local(), node.Options{
-			Emulated: c.Platform == platform.NameEmulated, EmulatedHost: c.EmulatedHost, Force: c.ForceEmulated, QEMU: c.QEMU, State: c.State,
-		})
+// report is what was found when the node was examined last.
+type report struct {
+	settings *settings.Settings
+
+	mu       sync.Mutex
+	findings []node.Finding
+	at       time.Time
+}
+
+// reportAge is how old a report may be for those who only want to know whether
+// there is a problem: to examine starts programs.
+const reportAge = time.Minute
+
+// fresh examines the node.
+func (r *report) fresh(ctx context.Context) []node.Finding {
+	c := r.settings
+	findings := node.Check(ctx, node.Local(), node.Options{
+		Emulated: c.Platform == platform.NameEmulated, EmulatedHost: c.EmulatedHost, Force: c.ForceEmulated, QEMU: c.QEMU, State: c.State,
+	})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.findings, r.at = findings, time.Now()
+	return findings
+}
+
+// problem is why guests can't run here, "" if they can.
+func (r *report) problem(ctx context.Context) string {
+	r.mu.Lock()
+	findings, at := r.findings, r.at
+	r.mu.Unlock()
+	if time.Since(at) > reportAge {
+		findings = r.fresh(ctx)
 	}
+	return problemOf(findings)
+}
+
+// problemOf is the first that is to be put right, and how many there are.
+func problemOf(findings []node.Finding) string {
+	var text string
+	failed := 0
+	for _, f := range findings {
+		if f.Result != node.Fail {
+			continue
+		}
+		if failed++; failed == 1 {
+			text = f.Says + ": " + f.Remedy
+		}
+	}
+	if failed > 1 {
+		text += fmt.Sprintf(" (and %d more: see secexec node check)", failed-1)
+	}
+	return text
 }
 
 // logReport logs what is wrong with the node, line by line.

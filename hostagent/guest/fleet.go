@@ -47,6 +47,9 @@ type Options struct {
 	Runtime      string        // folder of sockets
 	ReadyTimeout time.Duration // from start to ready
 	Capacity     Capacity      // what the node has for guests
+	// CheckQEMU reports why a program can't run guests of a protected platform;
+	// nil: it is not asked.
+	CheckQEMU func(ctx context.Context, binary string) error
 }
 
 // Fleet is all guests of a hostagent.

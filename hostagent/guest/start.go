@@ -78,6 +78,11 @@ func (l *life) start(ctx context.Context) error {
 	if err := f.Platform.Check(ctx); err != nil {
 		return fault.New(fault.Node, "start guest %s: %w", rec.Name, err)
 	}
+	if f.CheckQEMU != nil && f.Platform.Protected() {
+		if err := f.CheckQEMU(ctx, f.QEMU); err != nil {
+			return fault.New(fault.Node, "start guest %s: %w", rec.Name, err)
+		}
+	}
 	if err := f.admitStart(&rec); err != nil {
 		return err
 	}

@@ -17,22 +17,17 @@ type answers[T any] struct {
 
 // programFile is a program's file at a moment.
 type programFile struct {
-	dev, ino   uint64
-	size       int64
-	mtime      syscall.Timespec
-	ctime      syscall.Timespec
-	invocation string // what it was asked with
+	dev, ino     uint64
+	size         int64
+	mtime, ctime syscall.Timespec
 }
 
 // maxAnswers bounds what is remembered: a node has one QEMU, two while it is
 // upgraded.
 const maxAnswers = 16
 
-func (a *answers[T]) get(binary string, ask func() (T, error), with ...string) (T, error) {
+func (a *answers[T]) get(binary string, ask func() (T, error)) (T, error) {
 	key, ok := identify(binary)
-	for _, w := range with {
-		key.invocation += w + "\n"
-	}
 	if ok {
 		a.mu.Lock()
 		answer, known := a.known[key]

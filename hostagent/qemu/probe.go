@@ -28,20 +28,31 @@ const probeTimeout = 10 * time.Second
 // maxProbe bounds what a program may answer. QEMU 10's answers have 60 KiB.
 const maxProbe = 4 << 20
 
-// Probe asks a QEMU program over QMP, without a machine, what it can do with an
-// accelerator ("kvm" or "tcg"). A program that has answered is not asked again
-// until its file changes; what depends on KVM is asked each time.
-func Probe(ctx context.Context, binary, accel string) (Capabilities, error) {
-	ask := func() (Capabilities, error) { return probe(ctx, binary, accel) }
-	if accel == "kvm" {
-		return ask()
-	}
-	return probes.get(binary, ask, accel)
+// ErrNoSecureGuests says that a QEMU program can run no secure guest here.
+var ErrNoSecureGuests = errors.New("this QEMU can't run secure guests here")
+
+// CheckSecure reports why a QEMU program can run no secure guest. A program that
+// could is not asked again until its file changes: the kernel decides at boot.
+func CheckSecure(ctx context.Context, binary string) error {
+	_, err := secure.get(binary, func() (Capabilities, error) {
+		c, err := Probe(ctx, binary, "kvm")
+		switch {
+		case err != nil:
+		case !c.PVGuest:
+			err = fmt.Errorf("%w: %s has no object s390-pv-guest", ErrNoSecureGuests, binary)
+		case !c.Unpack:
+			err = fmt.Errorf("%w: KVM's CPU lacks the feature unpack", ErrNoSecureGuests)
+		}
+		return c, err
+	})
+	return err
 }
 
-var probes answers[Capabilities]
+var secure answers[Capabilities]
 
-func probe(ctx context.Context, binary, accel string) (Capabilities, error) {
+// Probe asks a QEMU program over QMP, without a machine, what it can do with an
+// accelerator ("kvm" or "tcg").
+func Probe(ctx context.Context, binary, accel string) (Capabilities, error) {
 	release, err := Version(ctx, binary)
 	if err != nil {
 		return Capabilities{}, err
