@@ -29,6 +29,7 @@ func (paused) Name() string                       { return platform.NameEmulated
 func (paused) Protected() bool                    { return false }
 func (paused) Check(context.Context) error        { return nil }
 func (paused) HostKeyHashes() ([][32]byte, error) { return nil, platform.ErrHashesUnknown }
+func (paused) Limits() (platform.Limits, error)   { return platform.Limits{}, nil }
 func (paused) Configure(cfg *qemu.Config)         { cfg.Accel, cfg.CPU, cfg.Stopped = "tcg", "max", true }
 func (paused) Boot(context.Context, platform.BootSpec) error {
 	return nil

@@ -195,7 +195,7 @@ func TestPremiseImageLock(t *testing.T) {
 	if err != nil {
 		t.Skipf("%v: Debian package qemu-system-misc", err)
 	}
-	run := func(readOnly bool, file *os.File, path string) *exec.Cmd {
+	run := func(readOnly bool, file *os.File, path string) (stop func()) {
 		more := args(path, readOnly)
 		if file != nil {
 			more = append([]string{"-add-fd", "fd=3,set=1"}, args("/dev/fdset/1", readOnly)...)
@@ -217,15 +217,16 @@ func TestPremiseImageLock(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		defer cancel()
 		exited := make(chan struct{})
 		go func() { cmd.Wait(); cancel(); close(exited) }()
+		stop = func() { cmd.Process.Kill(); <-exited }
+		t.Cleanup(stop)
 		m, err := Dial(ctx, filepath.Join(dir, "qmp"))
 		if err == nil {
 			m.Close()
-			return cmd
+			return stop
 		}
 		<-exited
 		if !strings.Contains(words.String(), "lock") {
@@ -253,8 +254,7 @@ func TestPremiseImageLock(t *testing.T) {
 	if run(false, open(os.O_RDWR), "") != nil {
 		t.Error("a second QEMU writes an image that both have by descriptor")
 	}
-	first.Process.Kill()
-	first.Process.Wait()
+	first()
 	if run(true, open(os.O_RDONLY), "") == nil || run(true, nil, image) == nil {
 		t.Error("two that only read exclude each other")
 	}
