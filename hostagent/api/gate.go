@@ -18,14 +18,15 @@ import (
 
 // Bounds of connections.
 const (
-	maxConns       = 1024             // of all tenants
-	maxUserConns   = 64               // of a user
-	maxHellos      = 128              // of a listener whose peers have not said who they are
-	maxFarewells   = 16               // whose peers are being told why they can't stay
-	helloTimeout   = 10 * time.Second // for TLS, and to be told why not
-	firstTimeout   = 30 * time.Second // for the first call
-	complaintPause = time.Second      // between two lines of the log about callers turned away
-	acceptPause    = 100 * time.Millisecond
+	maxConns        = 1024             // of all tenants
+	maxUserConns    = 64               // of a user
+	maxHellos       = 128              // of a listener whose peers have not said who they are
+	maxFarewells    = 16               // whose peers are being told why they can't stay
+	helloTimeout    = 10 * time.Second // for TLS, and to be told why not
+	firstTimeout    = 30 * time.Second // for the first call
+	farewellTimeout = time.Second      // for a client to take an answer and go
+	complaintPause  = time.Second      // between two lines of the log about callers turned away
+	acceptPause     = 100 * time.Millisecond
 )
 
 // Admit decides who is on a new connection. It may wait for the peer until the
@@ -178,8 +179,12 @@ func (g *Gate) turnAway(ctx context.Context, conn net.Conn, reason error) {
 	if guard.await(g.hello) != nil {
 		return
 	}
-	if h, _, err := guard.readFrame(); err == nil && h.kind == typeRequest {
-		_ = guard.write(answer(h.stream, f))
+	if h, _, err := guard.readFrame(); err != nil || h.kind != typeRequest || guard.write(answer(h.stream, f)) != nil {
+		return
+	}
+	// A client that learns of the end before it has read the answer may lose it.
+	if conn.SetReadDeadline(time.Now().Add(farewellTimeout)) == nil {
+		_, _ = io.CopyN(io.Discard, conn, maxFrame)
 	}
 }
 

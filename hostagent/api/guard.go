@@ -28,8 +28,9 @@ var errProtocol = errors.New("client breaks the protocol")
 
 // guard is a client's connection as ttrpc's server sees it. The server trusts
 // its clients: it takes up to 4 MiB for a header's promise, begins as many calls
-// as it is sent, and falls over a data frame for a call that has no stream (as
-// of 1.2.10 a nil stream handler is used). So a guard hands it whole frames
+// as it is sent, keeps a connection that it can't read from, and falls over a
+// data frame for a call that has no stream (as of 1.2.10 a nil stream handler is
+// used). So a guard hands it whole frames
 // only, in order, for known calls, no more than may be in flight, and answers
 // what it refuses itself.
 //
@@ -77,11 +78,13 @@ func (g *guard) await(timeout time.Duration) error {
 	return g.SetReadDeadline(time.Time{})
 }
 
-// Read implements net.Conn: the bytes of frames that passed.
+// Read implements net.Conn: the bytes of frames that passed. Every error ends
+// the connection and is io.EOF to the server, which would keep it open at others.
 func (g *guard) Read(p []byte) (int, error) {
 	for len(g.ready) == 0 {
 		if err := g.next(); err != nil {
-			return 0, err
+			g.Conn.Close()
+			return 0, io.EOF
 		}
 	}
 	n := copy(p, g.ready)

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/types/dynamicpb"
 
 	"github.com/secexec/secexec/hostagent/fault"
+	"github.com/secexec/secexec/hostagent/guest"
 	"github.com/secexec/secexec/hostagent/settings"
 	"github.com/secexec/secexec/proto/hostagent/v1"
 )
@@ -102,7 +103,7 @@ func TestEveryCallAsAnotherTenant(t *testing.T) {
 	a, b := n.dial(alice), n.dial(bob)
 	victim := n.create(a, "victim")
 	own := n.create(b, "own")
-	// What both can see happens to both, the victim first.
+	// What both can see happens to both, the victim first; each start fails.
 	change := func() {
 		for _, name := range []string{"victim", "own"} {
 			g, err := n.fleet.Get(name)
@@ -111,7 +112,9 @@ func TestEveryCallAsAnotherTenant(t *testing.T) {
 			}
 			if err != nil {
 				t.Error(err)
+				return
 			}
+			eventually(t, "a start fails", func() bool { return g.Snapshot().State == string(guest.Failed) })
 		}
 	}
 	socket := n.socket(bob)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"time"
 
 	"github.com/containerd/ttrpc"
@@ -148,9 +147,11 @@ func fromStatus(err error) error {
 	if errors.Is(err, ttrpc.ErrClosed) || errors.Is(err, io.EOF) {
 		return fmt.Errorf("call hostagent: %w", ErrClosed)
 	}
-	var op *net.OpError
-	if errors.As(err, &op) && op.Op == "remote error" { // in TLS 1.3 the client's certificate is judged after its handshake
-		return fmt.Errorf("call hostagent: %w: the node refuses this client's certificate: %w", ErrTLS, op.Err)
+	if errors.Is(err, ErrTLS) {
+		return fmt.Errorf("call hostagent: %w", err)
+	}
+	if err := refusal(err); err != nil {
+		return fmt.Errorf("call hostagent: %w", err)
 	}
 	if st, ok := status.FromError(err); ok {
 		for _, d := range st.Details() {

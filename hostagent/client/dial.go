@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -10,7 +11,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
+	"time"
 
 	"github.com/containerd/ttrpc"
 
@@ -61,8 +64,17 @@ func Dial(ctx context.Context, address string, t *TLS) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := ttrpc.NewClient(conn)
-	return &Client{c, hostagentv1.NewHostagentClient(c)}, nil
+	return New(conn), nil
+}
+
+// New makes calls over a connection, which it owns.
+func New(conn net.Conn) *Client {
+	var options []ttrpc.ClientOpts
+	if t, ok := conn.(*tlsConn); ok {
+		options = append(options, ttrpc.WithUnaryClientInterceptor(t.explain))
+	}
+	c := ttrpc.NewClient(conn, options...)
+	return &Client{c, hostagentv1.NewHostagentClient(c)}
 }
 
 func dialUnix(ctx context.Context, path string) (net.Conn, error) {
@@ -99,12 +111,58 @@ func dialTCP(ctx context.Context, address string, t *TLS) (net.Conn, error) {
 	case err != nil:
 		return nil, fmt.Errorf("connect to hostagent: %w", err)
 	}
-	conn := tls.Client(plain, config)
+	conn := &tlsConn{Conn: tls.Client(plain, config), ended: make(chan struct{})}
 	if err := conn.HandshakeContext(ctx); err != nil {
 		plain.Close()
 		return nil, fmt.Errorf("%w at %s: %w", ErrTLS, address, err)
 	}
 	return conn, nil
+}
+
+// tlsConn keeps the reason why reading ended. In TLS 1.3 a client's certificate
+// is judged when the client has done its part, so a refusal comes to the first
+// call, for which ttrpc has one word: closed.
+type tlsConn struct {
+	*tls.Conn
+	once  sync.Once
+	ended chan struct{} // closed when reason is valid
+	why   error
+}
+
+// Read implements net.Conn.
+func (c *tlsConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err != nil {
+		c.once.Do(func() {
+			c.why = err
+			close(c.ended)
+		})
+	}
+	return n, err
+}
+
+// explain is an interceptor of calls.
+func (c *tlsConn) explain(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, _ *ttrpc.UnaryClientInfo, invoke ttrpc.Invoker) error {
+	err := invoke(ctx, req, resp)
+	if !errors.Is(err, ttrpc.ErrClosed) {
+		return err
+	}
+	select {
+	case <-c.ended:
+		return cmp.Or(refusal(c.why), err)
+	case <-ctx.Done():
+		return err
+	case <-time.After(time.Second): // a write failed, and the reason is on its way
+		return err
+	}
+}
+
+// refusal is the other side's reason to end TLS, if that is what an error says.
+func refusal(err error) error {
+	if op := (*net.OpError)(nil); errors.As(err, &op) && op.Op == "remote error" {
+		return fmt.Errorf("%w: the node refuses this client's certificate: %w", ErrTLS, op.Err)
+	}
+	return nil
 }
 
 // config reads the files.
