@@ -80,7 +80,7 @@ func TestBreaks(t *testing.T) {
 		"another message":  {func(f *file) { ask(f).Field[2].TypeName = proto.String(".p.Other") }, "p.Ask 3 was p.Inner inner, is p.Other inner"},
 		"list no more":     {func(f *file) { ask(f).Field[3].Label = descriptorpb.FieldDescriptorProto_LABEL_OPTIONAL.Enum() }, "p.Ask 4 was repeated string many, is string many"},
 		"list now":         {func(f *file) { ask(f).Field[0].Label = descriptorpb.FieldDescriptorProto_LABEL_REPEATED.Enum() }, "p.Ask 1 was string name, is repeated string name"},
-		"into a choice":    {func(f *file) { ask(f).Field[0].OneofIndex = proto.Int32(0) }, "p.Ask 1 was string name, is string name in choice"},
+		"into a choice":    {func(f *file) { ask(f).Field[5].OneofIndex = proto.Int32(0) }, "p.Ask 6 was p.Kind kind, is p.Kind kind in choice"},
 		"value removed":    {func(f *file) { f.EnumType[0].Value = f.EnumType[0].Value[:1] }, "p.Kind 1 (SOME) is gone"},
 		"call removed":     {func(f *file) { f.Service[0].Method = f.Service[0].Method[1:] }, "p.S.Get (p.Ask, p.Inner) is gone"},
 		"service removed":  {func(f *file) { f.Service = nil }, "p.S.Watch (p.Ask, stream p.Inner) is gone"},

@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"strings"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
@@ -39,10 +40,7 @@ func run(path string, write bool) error {
 	}
 	now := current()
 	if breaks := released.Breaks(now); len(breaks) > 0 {
-		for _, b := range breaks {
-			fmt.Fprintln(os.Stderr, "compat:", b)
-		}
-		return fmt.Errorf("the API breaks clients of the last release in %d places: keep what was, and add beside it", len(breaks))
+		return fmt.Errorf("the API breaks clients of the last release: keep what was, and add beside it:\n%s", strings.Join(breaks, "\n"))
 	}
 	if write {
 		return os.WriteFile(path, append([]byte(head), now.Marshal()...), 0o644)
