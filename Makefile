@@ -14,7 +14,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 GOBUILD := go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 SCRIPTS := $(shell git ls-files 'cross/*.sh' 'cross/roots/*' .ci/run | grep -v '\.service$$')
 
-.PHONY: help setup build build/native build/s390x demo test test-long fuzz-smoke bench lint man proto bootloader clean distclean
+.PHONY: help setup build build/native build/s390x demo test test-long fuzz-smoke bench lint man proto proto-release bootloader clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 15
@@ -51,6 +51,7 @@ lint: ## formatting, vet, shell scripts, generated code and blobs up to date
 	@GOARCH=s390x go vet ./...
 	@shellcheck $(SCRIPTS)
 	@cross/proto.sh --check
+	@go run ./proto/hostagent/compat
 	@cross/bootloader.sh --check
 	@echo "lint: ok"
 
@@ -59,6 +60,9 @@ man: ## rewrite man pages and completions from the commands
 
 proto: ## regenerate the Go code of proto/
 	@cross/proto.sh
+
+proto-release: ## for a release: write down the API, which later ones must keep
+	@go run ./proto/hostagent/compat -write
 
 bootloader: ## rebuild the boot loader's blobs from their sources
 	@cross/bootloader.sh

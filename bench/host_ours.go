@@ -43,7 +43,7 @@ func (s *ours) boot(ctx context.Context) error {
 		return err
 	}
 	return eventually(ctx, func() error {
-		c, err := client.Dial(ctx, s.socket())
+		c, err := client.Dial(ctx, s.socket(), nil)
 		if err != nil {
 			return err
 		}
@@ -64,7 +64,7 @@ func (s *ours) start(ctx context.Context, i int) error {
 // startGuest is a client that starts a guest and waits until it runs, as virsh
 // start does.
 func startGuest(ctx context.Context, socket, name string) error {
-	c, err := client.Dial(ctx, socket)
+	c, err := client.Dial(ctx, socket, nil)
 	if err != nil {
 		return err
 	}
@@ -116,7 +116,7 @@ func (s *ours) statistics(ctx context.Context) error {
 }
 
 func (s *ours) death(ctx context.Context, i int) (time.Duration, error) {
-	c, err := client.Dial(ctx, s.socket())
+	c, err := client.Dial(ctx, s.socket(), nil)
 	if err != nil {
 		return 0, err
 	}

@@ -57,15 +57,15 @@ func daemon(dir string) error {
 		return err
 	}
 	node := func(context.Context) *hostagentv1.NodeInfoResponse { return &hostagentv1.NodeInfoResponse{} }
-	server, err := api.NewServer(&api.Service{Fleet: fleet, Node: node}, api.Admission{Group: -1, Log: slog.New(slog.DiscardHandler)})
+	server, err := api.NewServer(&api.Service{Fleet: fleet, Node: node})
 	if err != nil {
 		return err
 	}
-	go func() { <-ctx.Done(); server.Close() }()
-	if err := server.Serve(ctx, l); err != nil && ctx.Err() == nil {
-		return err
+	err = api.NewGate(server, slog.New(slog.DiscardHandler)).Serve(ctx, l, api.Admission{Admins: -1, Tenants: -1}.Unix)
+	if ctx.Err() != nil {
+		return nil
 	}
-	return nil
+	return err
 }
 
 // populate makes guests as Create leaves them, with an image and a disk of

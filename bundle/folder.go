@@ -17,11 +17,19 @@ var (
 	ErrDamaged = errors.New("part of the bundle is damaged")
 )
 
+// Folder gives a bundle's files by their plain names. It does not wait at a pipe
+// and does not lead out of the folder.
+type Folder interface {
+	Open(name string) (*os.File, error)
+	Name() string // for messages
+	Close() error
+}
+
 // Bundle is an opened bundle folder: the manifest is parsed, the parts are not
 // read yet. Close it.
 type Bundle struct {
 	Manifest Manifest
-	root     *os.Root
+	folder   Folder
 }
 
 // Open opens the bundle in a folder. Parts are looked up inside the folder
@@ -31,31 +39,42 @@ func Open(dir string) (*Bundle, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open bundle: %w", err)
 	}
-	text, err := readBounded(root, ManifestFile, MaxManifestSize)
+	return OpenFolder(rootFolder{root})
+}
+
+// OpenFolder opens the bundle in a folder that is open already, which it closes:
+// with the bundle, or after an error.
+func OpenFolder(f Folder) (*Bundle, error) {
+	text, err := readBounded(f, ManifestFile, MaxManifestSize)
 	if err != nil {
-		root.Close()
+		f.Close()
 		if errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("open bundle %s: %w: no %s: name a folder made by secexec build", dir, ErrMissing, ManifestFile)
+			return nil, fmt.Errorf("open bundle %s: %w: no %s: name a folder made by secexec build", f.Name(), ErrMissing, ManifestFile)
 		}
-		return nil, fmt.Errorf("open bundle %s: %w", dir, err)
+		return nil, fmt.Errorf("open bundle %s: %w", f.Name(), err)
 	}
 	m, err := ParseManifest(text)
 	if err != nil {
-		root.Close()
-		return nil, fmt.Errorf("open bundle %s: read %s: %w", dir, ManifestFile, err)
+		f.Close()
+		return nil, fmt.Errorf("open bundle %s: read %s: %w", f.Name(), ManifestFile, err)
 	}
-	return &Bundle{Manifest: *m, root: root}, nil
+	return &Bundle{Manifest: *m, folder: f}, nil
 }
 
 // Close closes the folder.
-func (b *Bundle) Close() error { return b.root.Close() }
+func (b *Bundle) Close() error { return b.folder.Close() }
 
-// noWait opens a pipe without waiting for its writer; it reads as empty.
-const noWait = os.O_RDONLY | syscall.O_NONBLOCK
+// rootFolder is a folder that this process may read.
+type rootFolder struct{ *os.Root }
+
+// Open opens a pipe without waiting for its writer; it reads as empty.
+func (r rootFolder) Open(name string) (*os.File, error) {
+	return r.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+}
 
 // OpenPart opens a part for reading. Its size is checked, its digest is not.
 func (b *Bundle) OpenPart(p Part) (*os.File, error) {
-	f, err := b.root.OpenFile(p.File, noWait, 0)
+	f, err := b.folder.Open(p.File)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("open %s: %w: transfer the bundle again", p.File, ErrMissing)
 	} else if err != nil {
@@ -118,8 +137,8 @@ func Describe(ctx context.Context, name string, r io.Reader) (Part, error) {
 	return Part{File: name, Size: n, SHA256: hex.EncodeToString(digest.Sum(nil))}, nil
 }
 
-func readBounded(root *os.Root, name string, limit int64) ([]byte, error) {
-	f, err := root.OpenFile(name, noWait, 0)
+func readBounded(folder Folder, name string, limit int64) ([]byte, error) {
+	f, err := folder.Open(name)
 	if err != nil {
 		return nil, err
 	}

@@ -17,9 +17,21 @@ import (
 // maxSocketPath is what sockaddr_un holds.
 const maxSocketPath = 107
 
-// listen returns systemd's socket (hostagent.socket) or makes one. A socket that
-// a dead hostagent left is replaced, one that is served is not.
-func listen(path string, gid int) (net.Listener, error) {
+// listen returns systemd's socket (hostagent.socket) or makes one. Its group may
+// connect; with tenants everybody may, and is then judged by who he is.
+func listen(path string, gid int, tenants bool) (net.Listener, error) {
+	l, err := listenUnix(path, gid)
+	if a, ok := l.(*net.UnixListener); ok && tenants {
+		if err := os.Chmod(a.Addr().String(), 0o666); err != nil {
+			l.Close()
+			return nil, fmt.Errorf("open socket to tenants: %w", err)
+		}
+	}
+	return l, err
+}
+
+// listenUnix replaces a socket that a dead hostagent left, but none that is served.
+func listenUnix(path string, gid int) (net.Listener, error) {
 	passed, err := activation.Listeners()
 	if err != nil {
 		return nil, fmt.Errorf("take systemd's socket: %w", err)

@@ -21,20 +21,20 @@ func shortDir(t *testing.T) string {
 
 func TestListen(t *testing.T) {
 	path := filepath.Join(shortDir(t), "run", "sock")
-	l, err := listen(path, -1)
+	l, err := listen(path, -1, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("socket without a group: %v %v", info, err)
 	}
-	if _, err := listen(path, -1); err == nil || !strings.Contains(err.Error(), "another hostagent serves it") {
+	if _, err := listen(path, -1, false); err == nil || !strings.Contains(err.Error(), "another hostagent serves it") {
 		t.Errorf("socket in use: %v", err)
 	}
 	// What a killed hostagent leaves.
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
 	l.Close()
-	l, err = listen(path, os.Getegid())
+	l, err = listen(path, os.Getegid(), false)
 	if err != nil {
 		t.Fatalf("stale socket: %v", err)
 	}
@@ -42,14 +42,22 @@ func TestListen(t *testing.T) {
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o660 {
 		t.Errorf("socket with a group: %v %v", info, err)
 	}
-	if _, err := listen("/tmp/"+strings.Repeat("x", maxSocketPath), -1); err == nil || !strings.Contains(err.Error(), "shorter --socket") {
+	open, err := listen(path+"2", os.Getegid(), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close()
+	if info, err := os.Stat(path + "2"); err != nil || info.Mode().Perm() != 0o666 {
+		t.Errorf("socket with tenants: %v %v", info, err)
+	}
+	if _, err := listen("/tmp/"+strings.Repeat("x", maxSocketPath), -1, false); err == nil || !strings.Contains(err.Error(), "shorter --socket") {
 		t.Errorf("long path: %v", err)
 	}
 	file := filepath.Join(filepath.Dir(path), "file")
 	if err := os.WriteFile(file, []byte("keep"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := listen(file, -1); err == nil {
+	if _, err := listen(file, -1, false); err == nil {
 		t.Error("a plain file was replaced by a socket")
 	}
 	if got, _ := os.ReadFile(file); string(got) != "keep" {

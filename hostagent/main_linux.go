@@ -12,10 +12,8 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"os/user"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"syscall"
 
@@ -72,6 +70,18 @@ func parse(args []string) (*settings.Settings, error) {
 	f.StringVar(&s.Runtime, "runtime", s.Runtime, "`folder` of sockets, best on tmpfs")
 	f.StringVar(&s.Socket, "socket", s.Socket, "`path` of the socket to serve")
 	f.StringVar(&s.Group, "group", s.Group, "`name` of the group whose members may call, beside root")
+	f.StringVar(&s.TenantsGroup, "tenants-group", s.TenantsGroup, "`name` of the group whose members may call about guests of their own")
+	f.Var((*list)(&s.BundleRoots), "bundle-roots", "`folders`, with commas between, beneath which administrators' bundles lie; none: anywhere")
+	f.Var((*list)(&s.DiskRoots), "disk-roots", "`folders` beneath which disks lie that administrators attach; none: anywhere")
+	f.Var((*list)(&s.TenantRoots), "tenant-roots", "`folders` beneath which tenants' bundles lie")
+	f.IntVar(&s.TenantGuests, "tenant-guests", s.TenantGuests, "guests that a tenant may have; -1: any `number`")
+	f.IntVar(&s.TenantMemoryMiB, "tenant-memory", s.TenantMemoryMiB, "`MiB` of memory of a tenant's guests together; -1: any")
+	f.IntVar(&s.TenantCPUs, "tenant-cpus", s.TenantCPUs, "CPUs of a tenant's guests together; -1: any `number`")
+	f.IntVar(&s.TenantDiskMiB, "tenant-disk", s.TenantDiskMiB, "`MiB` of a tenant's images and disks together; -1: any")
+	f.StringVar(&s.Listen, "listen", s.Listen, "`HOST:PORT` to serve clients with a certificate on, by TLS; empty: none")
+	f.StringVar(&s.TLSCertificate, "tls-certificate", s.TLSCertificate, "`file` with hostagent's own certificate for --listen")
+	f.StringVar(&s.TLSKey, "tls-key", s.TLSKey, "`file` with its key")
+	f.StringVar(&s.TLSClientCA, "tls-client-ca", s.TLSClientCA, "`file` with the authorities that sign clients' certificates")
 	f.StringVar(&s.QEMU, "qemu", s.QEMU, "QEMU `program`")
 	f.StringVar(&s.Platform, "platform", s.Platform, "`se`, or emulated, which protects nothing")
 	f.StringVar(&s.EmulatedHost, "emulated-host", s.EmulatedHost, "`folder` of an emulated host, made by secexec emulate init")
@@ -124,15 +134,9 @@ func run(ctx context.Context, c *settings.Settings) error {
 	if !p.Protected() {
 		log.Warn(platform.EmulatedWarning)
 	}
-	gid := -1
-	if c.Group != "" {
-		g, err := user.LookupGroup(c.Group)
-		if err != nil {
-			return fmt.Errorf("look up group: %w", err)
-		}
-		if gid, err = strconv.Atoi(g.Gid); err != nil {
-			return fmt.Errorf("look up group: %w", err)
-		}
+	admission, err := newAdmission(c)
+	if err != nil {
+		return err
 	}
 	st, err := store.Open(c.State)
 	if err != nil {
@@ -142,7 +146,7 @@ func run(ctx context.Context, c *settings.Settings) error {
 	if err := os.MkdirAll(c.Runtime, 0o755); err != nil {
 		return fmt.Errorf("make runtime folder: %w", err)
 	}
-	listener, err := listen(c.Socket, gid)
+	listener, err := listen(c.Socket, admission.Admins, admission.Tenants >= 0)
 	if err != nil {
 		return err
 	}
@@ -162,7 +166,21 @@ func run(ctx context.Context, c *settings.Settings) error {
 		return err
 	}
 	defer fleet.Close()
-	server, err := api.NewServer(&api.Service{Fleet: fleet, Node: nodeFacts(p, c.QEMU, report), Examine: report.fresh}, api.Admission{Group: gid, Log: log})
+	quotas, err := tenantQuotas(c)
+	if err != nil {
+		return err
+	}
+	server, err := api.NewServer(&api.Service{
+		Fleet: fleet, Node: nodeFacts(p, c.QEMU, report), Examine: report.fresh, Roots: api.Roots{Admins: c.BundleRoots, Tenants: c.TenantRoots},
+		Quotas: api.Quotas{Default: c.Quota(), Users: quotas},
+	})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	gate := api.NewGate(server, log)
+	remote, err := listenTLS(c, admission, log)
 	if err != nil {
 		return err
 	}
@@ -173,8 +191,12 @@ func run(ctx context.Context, c *settings.Settings) error {
 		logReport(ctx, log, report.fresh(ctx))
 	}()
 	defer func() { <-examined }()
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(ctx, listener) }()
+	served := make(chan error, 2)
+	go func() { served <- gate.Serve(ctx, listener, admission.Unix) }()
+	if remote != nil {
+		go func() { served <- gate.Serve(ctx, remote.Listener, remote.Admit) }()
+		log.Info("hostagent serves clients with a certificate", "address", remote.Listener.Addr())
+	}
 	log.Info("hostagent serves", "socket", c.Socket, "platform", p.Name(), "guests", len(fleet.List()))
 	stopNotify := notify(fmt.Sprintf("%d guests, platform %s", len(fleet.List()), p.Name()))
 	defer stopNotify()

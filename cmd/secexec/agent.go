@@ -14,24 +14,34 @@ import (
 )
 
 // agentFlags are the flags of commands that talk to hostagent.
-type agentFlags struct{ socket string }
+type agentFlags struct{ socket, tls string }
 
 func (f *agentFlags) add(cmd *cobra.Command) {
 	socket := client.DefaultSocket
 	if env := os.Getenv("SECEXEC_SOCKET"); env != "" {
 		socket = env
 	}
-	cmd.Flags().StringVar(&f.socket, "socket", socket, "hostagent's socket (also $SECEXEC_SOCKET)")
+	cmd.Flags().StringVar(&f.socket, "socket", socket, "hostagent's socket, or tcp://HOST:PORT of another machine's (also $SECEXEC_SOCKET)")
+	cmd.Flags().StringVar(&f.tls, "tls", os.Getenv("SECEXEC_TLS"), "`folder` with ca.pem, cert.pem and key.pem, for tcp:// (also $SECEXEC_TLS)")
 }
 
 // with connects to hostagent and does something.
 func (f *agentFlags) with(ctx context.Context, do func(*client.Client) error) error {
-	c, err := client.Dial(ctx, f.socket)
+	c, err := dial(ctx, f.socket, f.tls)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
 	return do(c)
+}
+
+// dial connects to a hostagent, to one on another machine with the files of a
+// folder.
+func dial(ctx context.Context, address, folder string) (*client.Client, error) {
+	if folder == "" {
+		return client.Dial(ctx, address, nil)
+	}
+	return client.Dial(ctx, address, client.TLSFolder(folder))
 }
 
 // each does something to every guest named, and goes on after a failure.

@@ -219,7 +219,7 @@ func (n *node) start() {
 	for {
 		// A call, too: a child of a killed hostagent, just forked, may hold the
 		// old socket open for a moment.
-		if n.c, err = client.Dial(n.t.Context(), n.path("sock")); err == nil {
+		if n.c, err = client.Dial(n.t.Context(), n.path("sock"), nil); err == nil {
 			if _, err = n.c.List(n.t.Context()); err == nil {
 				return
 			}

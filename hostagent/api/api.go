@@ -35,6 +35,8 @@ type Service struct {
 	Node  func(ctx context.Context) *hostagentv1.NodeInfoResponse // facts of the node
 	// Examine reports on the node line by line.
 	Examine func(ctx context.Context) []node.Finding
+	Roots   Roots
+	Quotas
 }
 
 var _ hostagentv1.HostagentService = (*Service)(nil)
@@ -44,7 +46,13 @@ func (s *Service) Create(ctx context.Context, r *hostagentv1.CreateRequest) (*ho
 	if len(r.Name) > maxName || len(r.Bundle) > maxPath || r.MemoryMib > 1<<30 || r.Cpus > 1<<16 {
 		return nil, toStatus(fault.New(fault.BadRequest, "a field is too large"))
 	}
-	g, err := s.Fleet.Create(ctx, guest.Request{Name: r.Name, Bundle: r.Bundle, MemoryMiB: int(r.MemoryMib), CPUs: int(r.Cpus), ID: r.RequestId, Loadparm: r.Loadparm})
+	request := guest.Request{Name: r.Name, Bundle: r.Bundle, MemoryMiB: int(r.MemoryMib), CPUs: int(r.Cpus), ID: r.RequestId, Loadparm: r.Loadparm}
+	done, err := s.forCaller(CallerOf(ctx), r, &request)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	defer done()
+	g, err := s.Fleet.Create(ctx, request)
 	if err != nil {
 		return nil, toStatus(err)
 	}
@@ -53,7 +61,7 @@ func (s *Service) Create(ctx context.Context, r *hostagentv1.CreateRequest) (*ho
 
 // Start implements the service.
 func (s *Service) Start(ctx context.Context, r *hostagentv1.StartRequest) (*hostagentv1.Guest, error) {
-	return s.with(r.Name, func(g *guest.Guest) error { return g.Start(ctx) })
+	return s.with(ctx, r.Name, func(g *guest.Guest) error { return g.Start(ctx) })
 }
 
 // Stop implements the service.
@@ -62,33 +70,37 @@ func (s *Service) Stop(ctx context.Context, r *hostagentv1.StopRequest) (*hostag
 	if timeout == 0 {
 		timeout = guest.DefaultStop
 	}
-	return s.with(r.Name, func(g *guest.Guest) error { return g.Stop(ctx, timeout) })
+	return s.with(ctx, r.Name, func(g *guest.Guest) error { return g.Stop(ctx, timeout) })
 }
 
 // Kill implements the service.
 func (s *Service) Kill(ctx context.Context, r *hostagentv1.NameRequest) (*hostagentv1.Guest, error) {
 	ctx, cancel := context.WithTimeout(ctx, killTimeout)
 	defer cancel()
-	return s.with(r.Name, func(g *guest.Guest) error { return g.Kill(ctx) })
+	return s.with(ctx, r.Name, func(g *guest.Guest) error { return g.Kill(ctx) })
 }
 
 // Delete implements the service.
 func (s *Service) Delete(ctx context.Context, r *hostagentv1.NameRequest) (*hostagentv1.DeleteResponse, error) {
-	if err := s.Fleet.Delete(ctx, r.Name); err != nil {
+	g, err := s.find(ctx, r.Name)
+	if err == nil {
+		err = s.Fleet.Remove(ctx, g)
+	}
+	if err != nil {
 		return nil, toStatus(err)
 	}
 	return &hostagentv1.DeleteResponse{}, nil
 }
 
 // Get implements the service.
-func (s *Service) Get(_ context.Context, r *hostagentv1.NameRequest) (*hostagentv1.Guest, error) {
-	return s.with(r.Name, func(*guest.Guest) error { return nil })
+func (s *Service) Get(ctx context.Context, r *hostagentv1.NameRequest) (*hostagentv1.Guest, error) {
+	return s.with(ctx, r.Name, func(*guest.Guest) error { return nil })
 }
 
 // List implements the service.
-func (s *Service) List(context.Context, *hostagentv1.ListRequest) (*hostagentv1.ListResponse, error) {
+func (s *Service) List(ctx context.Context, _ *hostagentv1.ListRequest) (*hostagentv1.ListResponse, error) {
 	out := &hostagentv1.ListResponse{}
-	for _, g := range s.Fleet.List() {
+	for _, g := range s.visible(ctx) {
 		out.Guests = append(out.Guests, s.show(g.Snapshot()))
 	}
 	return out, nil
@@ -97,8 +109,14 @@ func (s *Service) List(context.Context, *hostagentv1.ListRequest) (*hostagentv1.
 // Events implements the service. The first event of a stream comes at once and
 // holds no guest: from then on nothing is missed.
 func (s *Service) Events(ctx context.Context, r *hostagentv1.EventsRequest, stream hostagentv1.Hostagent_EventsServer) error {
+	caller := CallerOf(ctx)
 	events, cancel := s.Fleet.Hub.Subscribe()
 	defer cancel()
+	if r.Name != "" {
+		if _, err := s.find(ctx, r.Name); err != nil {
+			return toStatus(err)
+		}
+	}
 	if err := stream.Send(&hostagentv1.Event{TimeUnixMs: time.Now().UnixMilli()}); err != nil {
 		return err
 	}
@@ -110,7 +128,7 @@ func (s *Service) Events(ctx context.Context, r *hostagentv1.EventsRequest, stre
 			if !open {
 				return status.Error(codes.ResourceExhausted, guest.ErrSlow.Error())
 			}
-			if r.Name != "" && r.Name != e.Guest.Name {
+			if r.Name != "" && r.Name != e.Guest.Name || !caller.Sees(e.Guest.Owner) {
 				continue
 			}
 			if err := stream.Send(&hostagentv1.Event{
@@ -123,8 +141,8 @@ func (s *Service) Events(ctx context.Context, r *hostagentv1.EventsRequest, stre
 }
 
 // Console implements the service.
-func (s *Service) Console(_ context.Context, r *hostagentv1.ConsoleRequest) (*hostagentv1.ConsoleResponse, error) {
-	g, err := s.Fleet.Get(r.Name)
+func (s *Service) Console(ctx context.Context, r *hostagentv1.ConsoleRequest) (*hostagentv1.ConsoleResponse, error) {
+	g, err := s.find(ctx, r.Name)
 	if err != nil {
 		return nil, toStatus(err)
 	}
@@ -140,7 +158,7 @@ func (s *Service) Challenge(ctx context.Context, r *hostagentv1.ChallengeRequest
 	if len(r.Nonce) != readiness.NonceSize {
 		return nil, toStatus(fault.New(fault.BadRequest, "nonce of %d bytes, wants %d", len(r.Nonce), readiness.NonceSize))
 	}
-	g, err := s.Fleet.Get(r.Name)
+	g, err := s.find(ctx, r.Name)
 	if err != nil {
 		return nil, toStatus(err)
 	}
@@ -154,13 +172,13 @@ func (s *Service) Challenge(ctx context.Context, r *hostagentv1.ChallengeRequest
 // NodeInfo implements the service.
 func (s *Service) NodeInfo(ctx context.Context, _ *hostagentv1.NodeInfoRequest) (*hostagentv1.NodeInfoResponse, error) {
 	info := s.Node(ctx)
-	info.Guests = uint32(len(s.Fleet.List()))
+	info.Guests = uint32(len(s.visible(ctx)))
 	return info, nil
 }
 
 // with does something to a guest and shows it.
-func (s *Service) with(name string, do func(*guest.Guest) error) (*hostagentv1.Guest, error) {
-	g, err := s.Fleet.Get(name)
+func (s *Service) with(ctx context.Context, name string, do func(*guest.Guest) error) (*hostagentv1.Guest, error) {
+	g, err := s.find(ctx, name)
 	if err == nil {
 		err = do(g)
 	}
@@ -175,6 +193,7 @@ func (s *Service) show(g store.Guest) *hostagentv1.Guest {
 	out := &hostagentv1.Guest{
 		Name: g.Name, Uuid: g.UUID, State: g.State, Platform: p.Name(), Protected: p.Protected(),
 		CreatedUnixMs: g.Created.UnixMilli(), MemoryMib: uint32(g.MemoryMiB), Cpus: uint32(g.CPUs), ImageId: g.ImageID, Identity: g.Identity,
+		OwnerUid: g.Owner,
 	}
 	if !g.Started.IsZero() {
 		out.StartedUnixMs = g.Started.UnixMilli()
@@ -206,9 +225,9 @@ func toStatus(err error) error {
 	return detailed.Err()
 }
 
-// NewServer returns a ttrpc server for the service that admits peers by allow.
-func NewServer(s *Service, allow Admission) (*ttrpc.Server, error) {
-	server, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(allow))
+// NewServer returns a ttrpc server for the service. It serves behind a Gate.
+func NewServer(s *Service) (*ttrpc.Server, error) {
+	server, err := ttrpc.NewServer()
 	if err != nil {
 		return nil, err
 	}

@@ -2,77 +2,87 @@ package api
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"os"
 	"slices"
-	"strconv"
-	"strings"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/secexec/secexec/hostagent/fault"
 )
 
-// Admission decides who may call, by the credentials of the socket's peer
-// (SO_PEERCRED): root, hostagent's own user, and members of one group.
+// Admission decides who may call, and as what: root, hostagent's own user and
+// the members of Admins administer, the members of Tenants are tenants.
 type Admission struct {
-	Group int // group id, -1: none
-	Log   *slog.Logger
+	Admins  int // group id, -1: none
+	Tenants int // group id, -1: none
 }
 
-// ErrPeer says that a caller was turned away.
-var ErrPeer = errors.New("caller may not use this hostagent")
-
-// Handshake implements ttrpc.Handshaker.
-func (a Admission) Handshake(_ context.Context, conn net.Conn) (net.Conn, any, error) {
+// Unix admits a peer over a unix socket by its credentials at the time that it
+// connected (SO_PEERCRED, SO_PEERGROUPS).
+func (a Admission) Unix(_ context.Context, conn net.Conn) (net.Conn, *Caller, error) {
 	uc, ok := conn.(*net.UnixConn)
 	if !ok {
-		return nil, nil, fmt.Errorf("%w: not over a unix socket", ErrPeer)
+		return nil, nil, fault.New(fault.NotPermitted, "caller is not on a unix socket")
 	}
 	raw, err := uc.SyscallConn()
 	if err != nil {
 		return nil, nil, err
 	}
 	var cred *unix.Ucred
-	var credErr error
+	var groups []uint32
+	var failed error
 	if err := raw.Control(func(fd uintptr) {
-		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+		if cred, failed = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); failed == nil {
+			groups, failed = peerGroups(fd)
+		}
 	}); err != nil {
 		return nil, nil, err
 	}
-	if credErr != nil {
-		return nil, nil, credErr
+	if failed != nil {
+		return nil, nil, fmt.Errorf("read caller's credentials: %w", failed)
 	}
-	if !a.admits(cred, groups(cred.Pid)) {
-		a.Log.Warn("caller turned away", "uid", cred.Uid, "pid", cred.Pid)
-		return nil, nil, fmt.Errorf("%w: uid %d", ErrPeer, cred.Uid)
-	}
-	return conn, cred, nil
-}
-
-func (a Admission) admits(cred *unix.Ucred, supplementary []int) bool {
-	return cred.Uid == 0 || cred.Uid == uint32(os.Geteuid()) ||
-		a.Group >= 0 && (cred.Gid == uint32(a.Group) || slices.Contains(supplementary, a.Group))
-}
-
-// groups reads a process's supplementary groups. The socket's mode lets only
-// members connect in the first place; this is the second lock.
-func groups(pid int32) []int {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	c, err := a.Admit(cred.Uid, append(groups, cred.Gid))
 	if err != nil {
-		return nil
+		return nil, nil, err
 	}
-	for line := range strings.Lines(string(text)) {
-		if list, ok := strings.CutPrefix(line, "Groups:"); ok {
-			var out []int
-			for _, word := range strings.Fields(list) {
-				if n, err := strconv.Atoi(word); err == nil {
-					out = append(out, n)
-				}
-			}
-			return out
+	c.From = fmt.Sprintf("process %d", cred.Pid)
+	return conn, c, nil
+}
+
+// Admit decides about a user with all of its groups.
+func (a Admission) Admit(uid uint32, gids []uint32) (*Caller, error) {
+	member := func(group int) bool { return group >= 0 && slices.Contains(gids, uint32(group)) }
+	c := &Caller{UID: uid, GIDs: gids}
+	switch {
+	case uid == 0 || uid == uint32(os.Geteuid()) || member(a.Admins):
+		c.Admin = true
+	case !member(a.Tenants):
+		return nil, fault.New(fault.NotPermitted, "uid %d is in none of the groups that may call this hostagent", uid)
+	}
+	return c, nil
+}
+
+// maxGroups is the kernel's NGROUPS_MAX.
+const maxGroups = 65536
+
+// peerGroups reads the supplementary groups that a socket's peer had when it
+// connected; /proc would tell those of whoever has its number now.
+func peerGroups(fd uintptr) ([]uint32, error) {
+	groups := make([]uint32, 64)
+	for {
+		size := uint32(4 * len(groups))
+		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_PEERGROUPS,
+			uintptr(unsafe.Pointer(&groups[0])), uintptr(unsafe.Pointer(&size)), 0)
+		switch {
+		case errno == unix.ERANGE && size > uint32(4*len(groups)) && size <= 4*maxGroups:
+			groups = make([]uint32, size/4)
+		case errno != 0:
+			return nil, errno
+		default:
+			return groups[:size/4], nil
 		}
 	}
-	return nil
 }

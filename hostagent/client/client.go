@@ -6,9 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"os"
-	"syscall"
 	"time"
 
 	"github.com/containerd/ttrpc"
@@ -17,9 +14,6 @@ import (
 	"github.com/secexec/secexec/hostagent/fault"
 	"github.com/secexec/secexec/proto/hostagent/v1"
 )
-
-// DefaultSocket is where hostagent listens unless told otherwise.
-const DefaultSocket = "/run/secexec/hostagent.sock"
 
 // How long hostagent lets a guest power off, unless told otherwise and at most.
 const (
@@ -33,34 +27,13 @@ const (
 	callTimeout = 20 * time.Second
 )
 
-// Errors of Dial.
-var (
-	ErrNoHostagent = errors.New("no hostagent listens")
-	ErrClosed      = errors.New("hostagent closed the connection: it ended, or does not admit you (root and members of its group may call)")
-)
+// ErrClosed says that the connection ended in the middle of a call.
+var ErrClosed = errors.New("hostagent closed the connection: it ended, or does not admit you (root and members of its groups may call)")
 
 // Client is a connection to a hostagent. Its owner calls Close.
 type Client struct {
 	conn *ttrpc.Client
 	api  hostagentv1.HostagentClient
-}
-
-// Dial connects to a hostagent's socket.
-func Dial(ctx context.Context, socket string) (*Client, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", socket)
-	switch {
-	case errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED):
-		return nil, fmt.Errorf("%w on %s: systemctl start hostagent, or name its socket by --socket", ErrNoHostagent, socket)
-	case errors.Is(err, os.ErrPermission):
-		return nil, fault.New(fault.NotPermitted, "connect to hostagent: %w", err)
-	case err != nil:
-		return nil, fmt.Errorf("connect to hostagent: %w", err)
-	}
-	c := ttrpc.NewClient(conn)
-	return &Client{c, hostagentv1.NewHostagentClient(c)}, nil
 }
 
 // Close ends the connection.
@@ -173,6 +146,12 @@ func fromStatus(err error) error {
 	}
 	if errors.Is(err, ttrpc.ErrClosed) || errors.Is(err, io.EOF) {
 		return fmt.Errorf("call hostagent: %w", ErrClosed)
+	}
+	if errors.Is(err, ErrTLS) {
+		return fmt.Errorf("call hostagent: %w", err)
+	}
+	if err := refusal(err); err != nil {
+		return fmt.Errorf("call hostagent: %w", err)
 	}
 	if st, ok := status.FromError(err); ok {
 		for _, d := range st.Details() {

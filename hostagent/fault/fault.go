@@ -41,6 +41,10 @@ const (
 	DiskInUse  Code = "H230"
 	Impossible Code = "H231"
 	NoDump     Code = "H232"
+	Quota      Code = "H223"
+	Path       Code = "H224"
+	Limit      Code = "H225"
+	AdminOnly  Code = "H226"
 )
 
 // entry is a code's meaning, remedy and ttrpc status.
@@ -65,7 +69,7 @@ var table = map[Code]entry{
 	GuestPanic:   {"the guest's kernel panicked", "see secexec logs", codes.Aborted},
 	Interrupted:  {"hostagent ended while the guest started", "start the guest again", codes.Aborted},
 	NoAnswer:     {"the guest does not answer the challenge", "try again; see secexec logs", codes.Unavailable},
-	NotPermitted: {"the caller may not use this hostagent", "call as root, or as a member of the group that --group names", codes.PermissionDenied},
+	NotPermitted: {"the caller may not use this hostagent", "call as root, or as a member of the groups that --group and --tenants-group name", codes.PermissionDenied},
 	BadRequest:   {"the request is not valid", "see secexec help", codes.InvalidArgument},
 	Storage:      {"the state folder can't be written", "free space and check the permissions of hostagent's --state folder", codes.ResourceExhausted},
 	QEMUDied:     {"QEMU ended unexpectedly", "see the guest's qemu.log in the state folder", codes.Aborted},
@@ -77,6 +81,10 @@ var table = map[Code]entry{
 	DiskInUse:  {"a disk of the guest is in use", "stop the guest that uses it, or attach it read-only to both", codes.FailedPrecondition},
 	Impossible: {"Secure Execution has no such thing", "leave it out: docs/platforms.md says why and what there is instead", codes.InvalidArgument},
 	NoDump:     {"the guest can't be dumped", "see secexec logs; the owner decides at build whether an image allows dumps", codes.FailedPrecondition},
+	Quota:      {"the tenant's quota does not allow another guest of this size", "remove a guest with secexec rm, or ask the node's operator for more (tenant_quotas in hostagent.yaml)", codes.ResourceExhausted},
+	Path:       {"the path is not one that the caller may name", "put it beneath one of hostagent.yaml's bundle_roots, tenant_roots or disk_roots, readable for the caller", codes.PermissionDenied},
+	Limit:      {"the caller has too much under way at once", "wait for calls to end, and close connections that are not used", codes.ResourceExhausted},
+	AdminOnly:  {"only administrators may do this", "ask the node's operator, or call as root or as a member of the group that --group names", codes.PermissionDenied},
 }
 
 // Error is a failure with its code.

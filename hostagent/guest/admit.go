@@ -26,7 +26,7 @@ func (f *Fleet) admit(b *bundle.Bundle, rec *store.Guest) error {
 	part := b.Manifest.Image.Part
 	file, err := b.OpenPart(part)
 	if err != nil {
-		return fault.New(fault.Bundle, "%w", err)
+		return bundleFault(err)
 	}
 	defer file.Close()
 	var index []placement.Slot

@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/secexec/secexec/bundle"
 	"github.com/secexec/secexec/hostagent/fault"
 	"github.com/secexec/secexec/hostagent/launch"
 	"github.com/secexec/secexec/hostagent/platform"
@@ -171,9 +170,9 @@ func (f *Fleet) Create(ctx context.Context, r Request) (*Guest, error) {
 	if !requestForm.MatchString(r.ID) {
 		return nil, fault.New(fault.BadRequest, "request id %.80q is not up to 64 characters of a-z, A-Z, 0-9 and '-'", r.ID)
 	}
-	b, err := bundle.Open(r.Bundle)
+	b, err := r.open()
 	if err != nil {
-		return nil, fault.New(fault.Bundle, "%w", err)
+		return nil, err
 	}
 	defer b.Close()
 	rec, err := record(&b.Manifest, r)
@@ -190,13 +189,17 @@ func (f *Fleet) Create(ctx context.Context, r Request) (*Guest, error) {
 	}
 	f.mu.Unlock()
 	if taken {
-		if r.ID != "" && there != nil && there.Snapshot().Request == r.ID {
+		if r.ID != "" && there != nil && there.Owner() == r.Owner && there.Snapshot().Request == r.ID {
 			return there, nil
 		}
 		return nil, fault.New(fault.NameTaken, "there is a guest %s already", rec.Name)
 	}
 	g := newGuest(f, *rec)
-	err = f.populate(ctx, b, g)
+	release, err := r.reserve(rec)
+	if err == nil {
+		defer release() // once the guest is among the fleet's
+		err = f.populate(ctx, b, g)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err != nil {
@@ -213,12 +216,21 @@ func (f *Fleet) Delete(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	return f.Remove(ctx, g)
+}
+
+// Remove removes this guest, and not another that has its name by now.
+func (f *Fleet) Remove(ctx context.Context, g *Guest) error {
+	name := g.Snapshot().Name
 	if err := g.settled(ctx); err != nil {
 		return err
 	}
 	g.turn <- struct{}{} // so that no start begins meanwhile
 	defer func() { <-g.turn }()
 	rec := g.Snapshot()
+	if State(rec.State) == deleted {
+		return fault.New(fault.NoGuest, "there is no guest %.80q", name)
+	}
 	if State(rec.State).Live() || g.current() != nil {
 		return fault.New(fault.WrongState, "guest %s is %s: stop it first", name, rec.State)
 	}

@@ -43,9 +43,9 @@ func copyPart(ctx context.Context, b *bundle.Bundle, p bundle.Part, dir string, 
 		return fault.New(fault.Storage, "copy bundle: %w", err)
 	}
 	err = b.CopyPart(ctx, p, out)
-	if errors.Is(err, bundle.ErrDamaged) || errors.Is(err, bundle.ErrMissing) {
+	if f := (*fault.Error)(nil); errors.Is(err, bundle.ErrDamaged) || errors.Is(err, bundle.ErrMissing) || errors.As(err, &f) {
 		out.Close()
-		return fault.New(fault.Bundle, "%w", err)
+		return bundleFault(err)
 	}
 	if err = errors.Join(err, out.Sync(), out.Close()); err != nil {
 		return fault.New(fault.Storage, "copy bundle: %w", err)

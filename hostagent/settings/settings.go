@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -40,6 +41,37 @@ type Settings struct {
 	ReadyTimeout  time.Duration `yaml:"ready_timeout" doc:"How long a guest may take to become ready."`
 	MemoryRatio   float64       `yaml:"memory_ratio" doc:"Guests that run may have so much memory together, as a multiple of the node's less the reserve; 0: hostagent does not count. Above 1 the node may swap."`
 	MemoryReserve int           `yaml:"memory_reserve_mib" doc:"MiB of the node's memory that guests do not get: for the system, QEMU and the ultravisor."`
+
+	BundleRoots []string `yaml:"bundle_roots" doc:"Folders beneath which administrators' bundles lie; none: anywhere."`
+	DiskRoots   []string `yaml:"disk_roots" doc:"Folders beneath which disks lie that administrators attach; none: anywhere."`
+
+	TenantsGroup    string           `yaml:"tenants_group" doc:"Group whose members are tenants: they see and change their own guests only."`
+	TenantRoots     []string         `yaml:"tenant_roots" doc:"Folders beneath which tenants' bundles lie; they must be able to read them themselves."`
+	TenantGuests    int              `yaml:"tenant_guests" doc:"Guests that a tenant may have, running or not; -1: any number."`
+	TenantMemoryMiB int              `yaml:"tenant_memory_mib" doc:"Memory of all of a tenant's guests together; -1: any."`
+	TenantCPUs      int              `yaml:"tenant_cpus" doc:"CPUs of all of a tenant's guests together; -1: any number."`
+	TenantDiskMiB   int              `yaml:"tenant_disk_mib" doc:"Size of all of a tenant's images and disks together; -1: any."`
+	TenantQuotas    map[string]Quota `yaml:"tenant_quotas" doc:"Other quotas for some tenants, by user name or number: {alice: {guests: 100, memory_mib: -1}}."`
+
+	Listen         string            `yaml:"listen" doc:"HOST:PORT on which clients with a certificate are served, by TLS 1.3; empty: none. A host's name or nothing listens on all of its addresses."`
+	TLSCertificate string            `yaml:"tls_certificate" doc:"hostagent's own certificate and those up to its authority, PEM. Like the other two it is read again when it changes."`
+	TLSKey         string            `yaml:"tls_key" doc:"Key of that certificate, PEM."`
+	TLSClientCA    string            `yaml:"tls_client_ca" doc:"Authorities that sign clients' certificates, PEM; one for this purpose only."`
+	TLSClients     map[string]string `yaml:"tls_clients" doc:"Whom clients stand for, by their certificates' common name: {ops: root, web: alice}; none: every client is an administrator."`
+}
+
+// Quota is what a tenant's guests may have together. In TenantQuotas 0 stands
+// for every tenant's quota; a negative number is no limit.
+type Quota struct {
+	Guests    int `yaml:"guests"`
+	MemoryMiB int `yaml:"memory_mib"`
+	CPUs      int `yaml:"cpus"`
+	DiskMiB   int `yaml:"disk_mib"`
+}
+
+// Quota is every tenant's quota.
+func (s *Settings) Quota() Quota {
+	return Quota{s.TenantGuests, s.TenantMemoryMiB, s.TenantCPUs, s.TenantDiskMiB}
 }
 
 // Default returns the settings of a node whose operator says nothing.
@@ -48,6 +80,9 @@ func Default() Settings {
 		State: "/var/lib/secexec", Runtime: "/run/secexec", Socket: "/run/secexec/hostagent.sock",
 		QEMU: "qemu-system-s390x", Platform: "se", ReadyTimeout: 2 * time.Minute,
 		MemoryRatio: 1, MemoryReserve: 512,
+		BundleRoots: []string{}, DiskRoots: []string{}, TenantRoots: []string{"/home", "/srv"},
+		TenantGuests: 16, TenantMemoryMiB: 64 << 10, TenantCPUs: 64, TenantDiskMiB: 1 << 20, TenantQuotas: map[string]Quota{},
+		TLSCertificate: "/etc/secexec/tls/cert.pem", TLSKey: "/etc/secexec/tls/key.pem", TLSClientCA: "/etc/secexec/tls/client-ca.pem", TLSClients: map[string]string{},
 	}
 }
 
@@ -95,6 +130,21 @@ func (s *Settings) Check() error {
 	if s.QEMU == "" {
 		return fmt.Errorf("%w: qemu: no program", ErrInvalid)
 	}
+	for name, list := range map[string][]string{
+		"bundle_roots": s.BundleRoots, "disk_roots": s.DiskRoots, "tenant_roots": s.TenantRoots,
+		"tls_certificate": {s.TLSCertificate}, "tls_key": {s.TLSKey}, "tls_client_ca": {s.TLSClientCA},
+	} {
+		for _, path := range list {
+			if !filepath.IsAbs(path) {
+				return fmt.Errorf("%w: %s: %q is not an absolute path", ErrInvalid, name, path)
+			}
+		}
+	}
+	if s.Listen != "" {
+		if _, port, err := net.SplitHostPort(s.Listen); err != nil || port == "" {
+			return fmt.Errorf("%w: listen: %q is not HOST:PORT", ErrInvalid, s.Listen)
+		}
+	}
 	if s.ReadyTimeout <= 0 {
 		return fmt.Errorf("%w: ready_timeout: %s is not a time to wait", ErrInvalid, s.ReadyTimeout)
 	}
@@ -115,9 +165,9 @@ func Template() []byte {
 	v := reflect.ValueOf(Default())
 	for i := range v.NumField() {
 		f := v.Type().Field(i)
-		value, err := yaml.Marshal(v.Field(i).Interface())
+		value, err := yaml.MarshalWithOptions(v.Field(i).Interface(), yaml.Flow(true))
 		if err != nil {
-			panic(err) // strings, numbers and truth values only
+			panic(err) // plain values, lists and maps of them only
 		}
 		fmt.Fprintf(&b, "\n# %s\n#%s: %s", f.Tag.Get("doc"), f.Tag.Get("yaml"), value)
 	}

@@ -20,6 +20,16 @@ func TestParse(t *testing.T) {
 		{name: "nothing", text: "", change: func(*Settings) {}},
 		{name: "comments", text: "# nothing\n", change: func(*Settings) {}},
 		{name: "some", text: "state: /srv/guests\nready_timeout: 5m\n", change: func(s *Settings) { s.State, s.ReadyTimeout = "/srv/guests", 5*time.Minute }},
+		{name: "lists and maps", text: "tenant_roots: [/a, /b]\ntenant_quotas: {alice: {guests: 3}, \"1000\": {cpus: -1}}\ntls_clients: {ops: root}\n", change: func(s *Settings) {
+			s.TenantRoots = []string{"/a", "/b"}
+			s.TenantQuotas = map[string]Quota{"alice": {Guests: 3}, "1000": {CPUs: -1}}
+			s.TLSClients = map[string]string{"ops": "root"}
+		}},
+		{name: "no roots", text: "tenant_roots: []\n", change: func(s *Settings) { s.TenantRoots = []string{} }},
+		{name: "relative root", text: "bundle_roots: [/a, b]\n", words: `bundle_roots: "b" is not an absolute path`},
+		{name: "relative key", text: "tls_key: key.pem\n", words: "tls_key"},
+		{name: "listen without a port", text: "listen: node\n", words: "listen: \"node\" is not HOST:PORT"},
+		{name: "unknown in a quota", text: "tenant_quotas: {alice: {guest: 3}}\n", words: "guest"},
 		{name: "unknown", text: "stat: /srv\n", words: "stat"},
 		{name: "twice", text: "state: /a\nstate: /b\n", words: "state"},
 		{name: "relative", text: "runtime: run\n", words: `runtime: "run" is not an absolute path`},

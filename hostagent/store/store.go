@@ -68,6 +68,7 @@ type Guest struct {
 	// Since version 2.
 
 	Owner     uint32      `json:"owner,omitempty"`         // uid of the tenant that created it
+	DiskBytes int64       `json:"disk_bytes,omitempty"`    // of image and disks, as copied from the bundle
 	Restart   *Restart    `json:"restart,omitempty"`       // nil: never
 	Restarts  []time.Time `json:"restarts,omitempty"`      // by that policy, within its window
 	Autostart bool        `json:"autostart,omitempty"`     // when the node boots
