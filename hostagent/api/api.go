@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/containerd/ttrpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/secexec/secexec/hostagent/fault"
@@ -41,7 +40,14 @@ func (s *Service) Create(ctx context.Context, r *hostagentv1.CreateRequest) (*ho
 	if len(r.Name) > maxName || len(r.Bundle) > maxPath || r.MemoryMib > 1<<30 || r.Cpus > 1<<16 {
 		return nil, toStatus(fault.New(fault.BadRequest, "a field is too large"))
 	}
-	g, err := s.Fleet.Create(ctx, guest.Request{Name: r.Name, Bundle: r.Bundle, MemoryMiB: int(r.MemoryMib), CPUs: int(r.Cpus), ID: r.RequestId, Loadparm: r.Loadparm})
+	restart, err := guest.RestartPolicy(r.Restart.GetPolicy(), r.Restart.GetLimit(), r.Restart.GetWindowS())
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	g, err := s.Fleet.Create(ctx, guest.Request{
+		Name: r.Name, Bundle: r.Bundle, MemoryMiB: int(r.MemoryMib), CPUs: int(r.Cpus), ID: r.RequestId, Loadparm: r.Loadparm,
+		Restart: restart, Autostart: r.Autostart, Order: r.Order,
+	})
 	if err != nil {
 		return nil, toStatus(err)
 	}
@@ -50,7 +56,7 @@ func (s *Service) Create(ctx context.Context, r *hostagentv1.CreateRequest) (*ho
 
 // Start implements the service.
 func (s *Service) Start(ctx context.Context, r *hostagentv1.StartRequest) (*hostagentv1.Guest, error) {
-	return s.with(r.Name, func(g *guest.Guest) error { return g.Start(ctx) })
+	return s.with(r.Name, func(g *guest.Guest) error { return g.Start(ctx, r.RequestId) })
 }
 
 // Stop implements the service.
@@ -89,34 +95,6 @@ func (s *Service) List(context.Context, *hostagentv1.ListRequest) (*hostagentv1.
 		out.Guests = append(out.Guests, s.show(g.Snapshot()))
 	}
 	return out, nil
-}
-
-// Events implements the service. The first event of a stream comes at once and
-// holds no guest: from then on nothing is missed.
-func (s *Service) Events(ctx context.Context, r *hostagentv1.EventsRequest, stream hostagentv1.Hostagent_EventsServer) error {
-	events, cancel := s.Fleet.Hub.Subscribe()
-	defer cancel()
-	if err := stream.Send(&hostagentv1.Event{TimeUnixMs: time.Now().UnixMilli()}); err != nil {
-		return err
-	}
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case e, open := <-events:
-			if !open {
-				return status.Error(codes.ResourceExhausted, guest.ErrSlow.Error())
-			}
-			if r.Name != "" && r.Name != e.Guest.Name {
-				continue
-			}
-			if err := stream.Send(&hostagentv1.Event{
-				Sequence: e.Sequence, TimeUnixMs: e.Time.UnixMilli(), Guest: s.show(e.Guest), Deleted: e.Deleted,
-			}); err != nil {
-				return err
-			}
-		}
-	}
 }
 
 // Console implements the service.
@@ -184,6 +162,13 @@ func (s *Service) show(g store.Guest) *hostagentv1.Guest {
 	}
 	if f := g.Failure; f != nil {
 		out.Failure = &hostagentv1.Failure{Code: f.Code, Message: f.Message, Remedy: f.Remedy}
+	}
+	out.Autostart, out.Order, out.Restarts = g.Autostart, g.Order, uint32(len(g.Restarts))
+	if r := g.Restart; r != nil {
+		out.Restart = &hostagentv1.Restart{Policy: r.Policy, Limit: r.Limit, WindowS: r.WindowS}
+	}
+	if !g.RestartAt.IsZero() {
+		out.RestartUnixMs = g.RestartAt.UnixMilli()
 	}
 	return out
 }

@@ -34,6 +34,10 @@ const (
 	Storage      Code = "H217"
 	QEMUDied     Code = "H218"
 	Internal     Code = "H219"
+
+	RestartsSpent Code = "H220"
+	NodeDown      Code = "H221"
+	EventsGone    Code = "H222"
 )
 
 // entry is a code's meaning, remedy and ttrpc status.
@@ -63,6 +67,10 @@ var table = map[Code]entry{
 	Storage:      {"the state folder can't be written", "free space and check the permissions of hostagent's --state folder", codes.ResourceExhausted},
 	QEMUDied:     {"QEMU ended unexpectedly", "see the guest's qemu.log in the state folder", codes.Aborted},
 	Internal:     {"hostagent failed inside", "report a bug with hostagent's log", codes.Internal},
+
+	RestartsSpent: {"the guest ended too often: its restarts are spent", "see secexec logs; secexec start begins to count anew", codes.Aborted},
+	NodeDown:      {"the node went down while the guest ran", "start the guest again; run it with --autostart to have it started when the node boots", codes.Aborted},
+	EventsGone:    {"the events asked for are gone", "list the guests, then follow events from now on", codes.OutOfRange},
 }
 
 // Error is a failure with its code.

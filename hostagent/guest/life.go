@@ -18,8 +18,10 @@ import (
 
 // Bounds of waiting.
 const (
-	launchTimeout    = 5 * time.Minute  // from QEMU's start to the ultravisor's decision
-	adoptTimeout     = 5 * time.Second  // for QMP of a QEMU that runs already
+	launchTimeout    = 5 * time.Minute // from QEMU's start to the ultravisor's decision
+	adoptTimeout     = 5 * time.Second // for QMP of a QEMU that runs already
+	adoptTries       = 5               // while it is not known whether a process runs
+	adoptPause       = 200 * time.Millisecond
 	adoptPatience    = 15 * time.Second // for such a guest to say that it is ready
 	quitTimeout      = 2 * time.Second  // for QEMU to end by itself, before it is killed
 	killTimeout      = 10 * time.Second
@@ -66,12 +68,14 @@ var (
 func newLife(g *Guest) *life {
 	return &life{
 		g: g, orders: make(chan order, 8), done: make(chan struct{}),
-		port: newPort(g.fleet.Log.With("guest", g.Snapshot().Name)), asking: make(chan struct{}, 1), reports: make(chan []byte, 1),
+		port: newPort(g.fleet.Log.With("guest", g.record().Name)), asking: make(chan struct{}, 1), reports: make(chan []byte, 1),
 	}
 }
 
 // order hands over an order; a guest with many orders pending is ending anyway.
+// However it ends from now on, somebody wanted it to.
 func (l *life) order(o order) {
+	l.aborted.Store(true)
 	select {
 	case l.orders <- o:
 	default:
@@ -89,15 +93,18 @@ func (l *life) wait(ctx context.Context) error {
 
 // supervise follows the guest until its process ends, or hostagent does.
 func (l *life) supervise(ctx context.Context) {
-	rec := l.g.Snapshot()
+	rec := l.g.record()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	l.g.fleet.lives.Go(func() { l.port.run(ctx, filepath.Join(l.g.fleet.runDir(rec.Name), readinessSocket)) })
-	deadline := time.NewTimer(max(l.patience, time.Until(rec.Started.Add(l.g.fleet.ReadyTimeout))))
+	// A clock set back since the start must not make it wait for years.
+	left := min(time.Until(rec.Started.Add(l.g.fleet.ReadyTimeout)), l.g.fleet.ReadyTimeout)
+	deadline := time.NewTimer(max(l.patience, left))
 	defer deadline.Stop()
 	console := time.NewTicker(consoleCheck)
 	defer console.Stop()
 	force := make(<-chan time.Time) // never, until a stop or a failure sets it
+	var by time.Time                // when force is due, for an order
 	quitting := false
 	var events <-chan qemu.Event
 	if l.monitor != nil {
@@ -120,13 +127,14 @@ func (l *life) supervise(ctx context.Context) {
 				force = time.After(failPatience)
 			}
 		case o := <-l.orders:
-			l.aborted.Store(true)
 			if o.kill || !l.ready { // a guest that is not ready can't hear
 				l.killProcess()
 				continue
 			}
 			l.port.powerOff()
-			force = time.After(o.timeout)
+			if end := time.Now().Add(o.timeout); by.IsZero() || end.Before(by) { // a later order may hurry, not slow down
+				by, force = end, time.After(o.timeout)
+			}
 		case <-force:
 			if l.monitor == nil || quitting {
 				l.killProcess()
@@ -160,7 +168,7 @@ func (l *life) message(m readiness.Message) (gaveUp bool) {
 		if m.Name == readiness.StageReady && !l.ready {
 			l.ready = true
 			if !l.aborted.Load() {
-				l.report(l.g.move(Ready, nil))
+				l.report(l.g.note(moving(Ready, nil)))
 			}
 		}
 	case readiness.Fail:
@@ -191,7 +199,17 @@ func (l *life) challenge(ctx context.Context, nonce [readiness.NonceSize]byte) (
 	case <-l.reports: // an answer that came too late for its asker
 	default:
 	}
-	if err := l.port.send(readiness.Challenge{Nonce: nonce}); err != nil {
+	err := l.port.send(readiness.Challenge{Nonce: nonce})
+	for ; errors.Is(err, errNotConnected); err = l.port.send(readiness.Challenge{Nonce: nonce}) {
+		select { // the guest was taken over just now, say
+		case <-time.After(portPatience):
+		case <-l.done:
+			return nil, errors.New("the guest ended")
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+	if err != nil {
 		return nil, err
 	}
 	select {
@@ -258,7 +276,7 @@ func (l *life) waitExit(patience time.Duration) {
 	}
 }
 
-func (l *life) name() string { return l.g.Snapshot().Name }
+func (l *life) name() string { return l.g.record().Name }
 
 // report logs what can't be told to any caller.
 func (l *life) report(err error) {

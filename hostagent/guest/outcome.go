@@ -9,7 +9,6 @@ import (
 	"github.com/secexec/secexec/hostagent/fault"
 	"github.com/secexec/secexec/hostagent/platform"
 	"github.com/secexec/secexec/hostagent/qemu"
-	"github.com/secexec/secexec/hostagent/store"
 )
 
 // event keeps what QEMU says of its end.
@@ -68,7 +67,7 @@ func (l *life) finish() {
 	case l.panics != "":
 		f = fault.New(fault.GuestPanic, "%s", withTail(fmt.Sprintf("guest %s: %s", name, l.panics), "its console's last lines", console))
 	case l.reason == "guest-reset" && l.ready:
-		l.restart()
+		l.reboot()
 		return
 	case l.reason == "guest-shutdown" && l.ready:
 	case l.reason == "guest-shutdown" || l.reason == "guest-reset":
@@ -76,20 +75,15 @@ func (l *life) finish() {
 	default:
 		f = fault.New(fault.QEMUDied, "%s", withTail(fmt.Sprintf("QEMU of guest %s ended: %s", name, l.proc.Exit()), "its last words", filepath.Join(l.g.dir(), qemuLog)))
 	}
-	if f != nil {
-		l.report(l.g.fail(f))
-		return
-	}
-	l.report(l.g.move(Stopped, func(rec *store.Guest) { rec.Process = nil }))
+	l.report(l.g.end(f, l.aborted.Load()))
 }
 
-// restart follows a guest's reboot: a fresh QEMU, and the same checks again.
-func (l *life) restart() {
-	next := newLife(l.g)
-	if err := l.g.move(Starting, fresh); err != nil {
-		l.report(err)
+// reboot follows a guest's own: a fresh QEMU, and the same checks again.
+func (l *life) reboot() {
+	next := newLife(l.g) // takes orders from now on, begins once this life's files are gone
+	if err := l.g.apply(false, next, moving(Starting, fresh)); err != nil {
+		l.report(l.g.end(fault.As(err), l.aborted.Load()))
 		return
 	}
-	l.g.setLife(next) // takes orders from now on
-	l.next = next     // begins once this life's files are gone
+	l.next = next
 }

@@ -20,6 +20,10 @@ type Request struct {
 	CPUs      int    // 0: 1
 	ID        string // of the request, for a repeated one; "": never repeated
 	Loadparm  string // entry of the boot menu of a bundle that boots from its disk; "": the default
+
+	Restart   *store.Restart // from RestartPolicy
+	Autostart bool
+	Order     uint32
 }
 
 // requestForm is what an id of a request may be.
@@ -30,6 +34,7 @@ func record(m *bundle.Manifest, r Request) (*store.Guest, error) {
 	rec := &store.Guest{
 		Name: r.Name, UUID: newUUID(), State: string(Created), ImageID: m.Image.ID, Identity: m.Identity, Image: m.Image.File, Boot: m.Boot, Loadparm: r.Loadparm,
 		MemoryMiB: r.MemoryMiB, CPUs: r.CPUs, Request: r.ID, Created: time.Now().UTC(),
+		Restart: r.Restart, Autostart: r.Autostart, Order: r.Order,
 	}
 	if rec.Name == "" {
 		rec.Name = m.Name

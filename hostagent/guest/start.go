@@ -35,11 +35,11 @@ func (l *life) launch(ctx context.Context) {
 	case err == nil && !l.aborted.Load():
 	case l.aborted.Load():
 		l.killProcess()
-		l.report(l.g.move(Stopped, func(rec *store.Guest) { rec.Process = nil }))
+		l.report(l.g.end(nil, true))
 		return
 	case ctx.Err() != nil:
 		l.killProcess()
-		l.report(l.g.fail(fault.New(fault.Interrupted, "hostagent ended while guest %s started", l.name())))
+		l.report(l.g.end(fault.New(fault.Interrupted, "hostagent ended while guest %s started", l.name()), false))
 		return
 	default:
 		f := fault.As(err)
@@ -47,12 +47,12 @@ func (l *life) launch(ctx context.Context) {
 			l.waitExit(refusalPatience)
 		}
 		l.killProcess()
-		l.report(l.g.fail(f))
+		l.report(l.g.end(f, l.aborted.Load()))
 		return
 	}
 	if err := l.g.move(Running, nil); err != nil {
 		l.killProcess()
-		l.report(l.g.fail(fault.As(err)))
+		l.report(l.g.end(fault.As(err), l.aborted.Load()))
 		return
 	}
 	l.supervise(ctx)
@@ -62,7 +62,6 @@ func (l *life) launch(ctx context.Context) {
 func (l *life) watchOrders(cancel context.CancelCauseFunc, launched <-chan struct{}) {
 	select {
 	case <-l.orders:
-		l.aborted.Store(true)
 		cancel(errAborted)
 	case <-launched:
 	}
