@@ -5,14 +5,12 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-
-	"golang.org/x/sys/unix"
 )
 
 // files is what a store does to its folder. A test puts a disk in its place
 // whose power fails.
 type files interface {
-	create(path string) (file, error) // or empties it
+	create(path string) (file, error) // fails if it exists
 	open(path string) (file, error)   // of a folder, to flush it
 	rename(from, to string) error
 	remove(path string) error
@@ -29,7 +27,7 @@ type file interface {
 type disk struct{}
 
 func (disk) create(path string) (file, error) {
-	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 }
 func (disk) open(path string) (file, error) { return os.Open(path) }
 func (disk) rename(from, to string) error   { return os.Rename(from, to) }
@@ -40,8 +38,13 @@ func (disk) removeAll(dir string) error     { return os.RemoveAll(dir) }
 // nil: written beside it, flushed, renamed, and the name flushed. Before that the
 // old content is, whenever the power fails.
 func (s *Store) replace(dir, name string, data []byte) error {
-	beside := filepath.Join(dir, name+".new") // one writer at a time; what a crash left is written over
+	beside := filepath.Join(dir, name+".new") // one writer at a time
 	f, err := s.files.create(beside)
+	if errors.Is(err, os.ErrExist) { // a crash left it
+		if err = s.files.remove(beside); err == nil {
+			f, err = s.files.create(beside)
+		}
+	}
 	if err != nil {
 		return err
 	}

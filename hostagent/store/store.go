@@ -208,10 +208,18 @@ func (s *Store) Save(g *Guest) error {
 	}
 	dir := s.Dir(g.Name)
 	_, err = os.Lstat(filepath.Join(dir, recordFile))
-	first := errors.Is(err, os.ErrNotExist)
-	err = s.replace(dir, recordFile, text)
-	if err == nil && first {
-		err = s.flush(filepath.Dir(dir)) // where the guest's folder is new, too
+	// The first record makes the guest: its parts must be there before, and its
+	// folder afterwards.
+	if errors.Is(err, os.ErrNotExist) {
+		err = s.flush(dir)
+		if err == nil {
+			err = s.replace(dir, recordFile, text)
+		}
+		if err == nil {
+			err = s.flush(filepath.Dir(dir))
+		}
+	} else if err == nil {
+		err = s.replace(dir, recordFile, text)
 	}
 	if err != nil {
 		return fmt.Errorf("save guest %s: %w", g.Name, err)
