@@ -14,28 +14,26 @@ const (
 )
 
 // again makes a call that may be repeated. When hostagent ends in the middle it
-// connects to the next one and repeats it. A hostagent that never answered a call
-// does not admit the caller: it is not asked again.
+// connects to the next one and repeats it, for as long as againPatience. A
+// hostagent that never answered a call does not admit the caller: it is not asked
+// again.
 //
 // It replaces the connection, so no other goroutine may use the client meanwhile.
 func again[A any](ctx context.Context, c *Client, f func() (A, error)) (A, error) {
-	for {
-		answer, err := f()
-		if !errors.Is(err, ErrClosed) {
-			c.answered = true
-			return answer, err
+	answer, err := f()
+	if errors.Is(err, ErrClosed) && c.answered {
+		patient, cancel := context.WithTimeout(ctx, againPatience)
+		defer cancel()
+		for errors.Is(err, ErrClosed) && c.reconnect(patient) == nil {
+			answer, err = f()
 		}
-		if !c.answered || ctx.Err() != nil || c.reconnect(ctx) != nil {
-			return answer, err
-		}
-		c.answered = false // by the new one
 	}
+	c.answered = c.answered || !errors.Is(err, ErrClosed)
+	return answer, err
 }
 
 // reconnect waits for a hostagent to listen again.
 func (c *Client) reconnect(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, againPatience)
-	defer cancel()
 	for pause := againPause; ; pause = min(2*pause, againMaxPause) {
 		select {
 		case <-time.After(pause):

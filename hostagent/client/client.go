@@ -46,7 +46,7 @@ type Client struct {
 	conn     *ttrpc.Client
 	api      hostagentv1.HostagentClient
 	redial   func(context.Context) (*Client, error)
-	answered bool // this connection has answered a call
+	answered bool // a call was answered
 }
 
 // Dial connects to a hostagent's socket.

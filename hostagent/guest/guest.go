@@ -188,12 +188,7 @@ func (g *Guest) halt(ctx context.Context, o order, what string) error {
 		case Starting:
 			o = order{kill: true} // nothing in it to lose yet; after a crash it is found as starting
 		case Running, Ready:
-			// Stored first, so that after a crash the guest is found ended by order. A
-			// state folder that is full keeps nobody from stopping guests.
-			err := g.note(moving(Stopping, nil))
-			if err != nil && fault.As(err).Code == fault.Storage {
-				g.fleet.Log.Error("guest is stopped, but the order can't be stored", "guest", g.record().Name, "error", err)
-			} // else it may just have ended by itself
+			g.stopping()
 		}
 		l.order(o)
 		if err := l.wait(ctx); err != nil {
@@ -204,6 +199,16 @@ func (g *Guest) halt(ctx context.Context, o order, what string) error {
 		return g.callOffRestart()
 	}
 	return nil
+}
+
+// stopping is stored before an order acts, so that after a crash the guest is
+// found ended by order. A state folder that is full keeps nobody from stopping
+// guests.
+func (g *Guest) stopping() {
+	err := g.note(moving(Stopping, nil))
+	if err != nil && fault.As(err).Code == fault.Storage {
+		g.fleet.Log.Error("guest is stopped, but the order can't be stored", "guest", g.record().Name, "error", err)
+	} // else it is stopping already, or has just ended by itself
 }
 
 func (g *Guest) callOffRestart() error {

@@ -127,6 +127,7 @@ func (l *life) supervise(ctx context.Context) {
 				force = time.After(failPatience)
 			}
 		case o := <-l.orders:
+			l.g.stopping()          // unless whoever ordered did: it was still starting then
 			if o.kill || !l.ready { // a guest that is not ready can't hear
 				l.killProcess()
 				continue
