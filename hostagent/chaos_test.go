@@ -149,6 +149,7 @@ func TestRandomKills(t *testing.T) {
 		})
 	}
 	known, stopFollowing := follow(t, c.node)
+	defer stopFollowing()
 	begun := time.Now()
 	for i := 1; i <= kills; i++ {
 		time.Sleep(time.Duration(rand.IntN(250)) * time.Millisecond)
@@ -191,7 +192,6 @@ func TestRandomKills(t *testing.T) {
 			break
 		}
 	}
-	stopFollowing()
 }
 
 // follow keeps an image of all guests by their events alone.

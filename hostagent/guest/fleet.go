@@ -56,6 +56,7 @@ type Fleet struct {
 	ctx   context.Context // ends with Close; guests go on
 	stop  context.CancelFunc
 	lives sync.WaitGroup
+	logs  *logs
 
 	mu       sync.Mutex
 	guests   map[string]*Guest    // nil: a Create is under way
@@ -77,10 +78,13 @@ func NewFleet(ctx context.Context, o Options) (*Fleet, error) {
 		f.Boot = BootID()
 	}
 	f.ctx, f.stop = context.WithCancel(context.WithoutCancel(ctx))
+	f.logs = newLogs(f.Log)
 	recs, problems, err := o.Store.Load()
 	if err != nil {
+		f.logs.close()
 		return nil, err
 	}
+	f.lives.Go(f.logs.run)
 	for _, problem := range problems {
 		f.Log.Error("load guests", "error", problem)
 	}
@@ -191,6 +195,7 @@ func (f *Fleet) endOrphans(ctx context.Context, l *life, uuid string) {
 // Close lets go of all guests; they run on.
 func (f *Fleet) Close() {
 	f.stop()
+	f.logs.close()
 	f.lives.Wait()
 }
 

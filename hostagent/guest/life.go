@@ -28,7 +28,6 @@ const (
 	refusalPatience  = 1500 * time.Millisecond // for the boot loader to print why
 	failPatience     = 3 * time.Second         // for a guest that gave up to power off
 	challengeTimeout = 5 * time.Second
-	consoleCheck     = 2 * time.Second
 )
 
 // order is what a caller wants of a running guest.
@@ -101,8 +100,9 @@ func (l *life) supervise(ctx context.Context) {
 	left := min(time.Until(rec.Started.Add(l.g.fleet.ReadyTimeout)), l.g.fleet.ReadyTimeout)
 	deadline := time.NewTimer(max(l.patience, left))
 	defer deadline.Stop()
-	console := time.NewTicker(consoleCheck)
-	defer console.Stop()
+	for _, log := range []string{consoleFile, qemuLog} {
+		defer l.g.fleet.logs.watch(filepath.Join(l.g.dir(), log)).end()
+	}
 	force := make(<-chan time.Time) // never, until a stop or a failure sets it
 	var by time.Time                // when force is due, for an order
 	quitting := false
@@ -148,10 +148,6 @@ func (l *life) supervise(ctx context.Context) {
 			if !l.ready && l.failed == "" && !l.aborted.Load() {
 				l.failed = string(fault.NotReady)
 				l.killProcess()
-			}
-		case <-console.C:
-			if err := rotate(l.g.ConsolePath()); err != nil {
-				l.g.fleet.Log.Warn("rotate console log", "guest", rec.Name, "error", err)
 			}
 		case <-ctx.Done():
 			return // the guest goes on without us

@@ -29,6 +29,9 @@ import (
 // what came later, is read too.
 const Version = 2
 
+// lockPatience is how long a lock may be held by what an ended hostagent left.
+const lockPatience = 2 * time.Second
+
 // Names of files.
 const (
 	guestsDir  = "guests"
@@ -168,7 +171,14 @@ func Open(dir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open state folder: %w", err)
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	// A hostagent that was killed while it started a process: that process has the
+	// lock until it becomes another program.
+	err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	for end := time.Now().Add(lockPatience); err != nil && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+		err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
+	if err != nil {
 		lock.Close()
 		return nil, fmt.Errorf("lock %s: %w: stop it, or give this one another --state", dir, ErrLocked)
 	}
