@@ -85,6 +85,7 @@ func NewFleet(ctx context.Context, o Options) (*Fleet, error) {
 		return nil, err
 	}
 	f.lives.Go(f.logs.run)
+	f.lives.Go(func() { f.tidy(f.ctx) })
 	for _, problem := range problems {
 		f.Log.Error("load guests", "error", problem)
 	}

@@ -98,7 +98,7 @@ func (p *port) mustPowerOff() bool {
 // were any.
 func (p *port) read(ctx context.Context, conn net.Conn) (any bool) {
 	var lines readiness.Lines
-	buf := make([]byte, 4096)
+	buf := make([]byte, 512)
 	window, got := time.Now(), 0
 	var said time.Time
 	var bad uint64 // lines that are no message, not told yet
