@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -236,14 +237,18 @@ func (g *Guest) Challenge(ctx context.Context, nonce [readiness.NonceSize]byte) 
 // pass records a stage, the first time that it is reached in this start, and who
 // says so.
 func (g *Guest) pass(stage, by string) error {
+	named := func(s store.Stage) bool { return s.Name == stage }
+	if slices.ContainsFunc(g.record().Stages, named) { // a guest may say it as often as it likes
+		return errAlready
+	}
 	return g.note(func(rec *store.Guest) error {
 		// Of a start before this hostagent's own the wall clock tells, which may
 		// have been set since.
 		millis := max(0, time.Since(rec.Started).Milliseconds())
+		if slices.ContainsFunc(rec.Stages, named) {
+			return errAlready
+		}
 		for _, s := range rec.Stages {
-			if s.Name == stage {
-				return errAlready
-			}
 			millis = max(millis, s.Millis)
 		}
 		rec.Stages = append(rec.Stages, store.Stage{Name: stage, Millis: millis, By: by})
