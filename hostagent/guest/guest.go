@@ -45,10 +45,18 @@ func (g *Guest) dir() string     { return g.fleet.Store.Dir(g.record().Name) }
 func (g *Guest) current() *life  { g.mu.Lock(); defer g.mu.Unlock(); return g.life }
 func (g *Guest) setLife(l *life) { g.mu.Lock(); defer g.mu.Unlock(); g.life = l }
 
-// apply changes the record: it is stored first, then in force, then told. A
-// decision that can't be stored is not taken; a fact is in force nevertheless,
-// and stored with the next change. next is the life that begins with the change.
-func (g *Guest) apply(fact bool, next *life, change func(rec *store.Guest) error) error {
+// weight is how much a change of the record matters.
+type weight int
+
+const (
+	decision weight = iota // what can't be stored is not done
+	fact                   // what happened: in force nevertheless, and stored with the next change
+	hint                   // of the guest, who says it again when asked: stored with the next change
+)
+
+// apply changes the record: it is stored first, then in force, then told. next is
+// the life that begins with the change.
+func (g *Guest) apply(w weight, next *life, change func(rec *store.Guest) error) error {
 	g.turn <- struct{}{} // the holder only writes a small file
 	defer func() { <-g.turn }()
 	rec := g.record().Clone()
@@ -56,10 +64,13 @@ func (g *Guest) apply(fact bool, next *life, change func(rec *store.Guest) error
 		return err
 	}
 	rec.BootID = g.fleet.Boot
-	err := g.fleet.Store.Save(rec)
+	var err error
+	if w != hint {
+		err = g.fleet.Store.Save(rec)
+	}
 	if err != nil {
 		err = fault.New(fault.Storage, "%w", err)
-		if !fact {
+		if w == decision {
 			return err
 		}
 	}
@@ -79,12 +90,12 @@ func (g *Guest) apply(fact bool, next *life, change func(rec *store.Guest) error
 
 // update takes a decision.
 func (g *Guest) update(change func(rec *store.Guest) error) error {
-	return g.apply(false, nil, change)
+	return g.apply(decision, nil, change)
 }
 
 // note takes down a fact. It is in force even if an error says that it could not
 // be stored.
-func (g *Guest) note(change func(rec *store.Guest) error) error { return g.apply(true, nil, change) }
+func (g *Guest) note(change func(rec *store.Guest) error) error { return g.apply(fact, nil, change) }
 
 // move is a decision with a transition.
 func (g *Guest) move(to State, change func(rec *store.Guest)) error {
@@ -133,7 +144,7 @@ func (g *Guest) begin(ctx context.Context, change func(rec *store.Guest) error) 
 		return err
 	}
 	l := newLife(g)
-	err := g.apply(false, l, func(rec *store.Guest) error {
+	err := g.apply(decision, l, func(rec *store.Guest) error {
 		if err := change(rec); err != nil {
 			return err
 		}
@@ -234,29 +245,27 @@ func (g *Guest) Challenge(ctx context.Context, nonce [readiness.NonceSize]byte) 
 	return report, nil
 }
 
-// pass records a stage, the first time that it is reached in this start, and who
-// says so.
-func (g *Guest) pass(stage, by string) error {
-	named := func(s store.Stage) bool { return s.Name == stage }
-	if slices.ContainsFunc(g.record().Stages, named) { // a guest may say it as often as it likes
-		return errAlready
+// pass is a change by a stage of this start, that passed now, and who says so.
+func pass(rec *store.Guest, stage, by string) {
+	// Of a start before this hostagent's own the wall clock tells, which may have
+	// been set since.
+	millis := max(0, time.Since(rec.Started).Milliseconds())
+	for _, s := range rec.Stages {
+		if s.Name == stage {
+			return
+		}
+		millis = max(millis, s.Millis)
 	}
-	return g.note(func(rec *store.Guest) error {
-		// Of a start before this hostagent's own the wall clock tells, which may
-		// have been set since.
-		millis := max(0, time.Since(rec.Started).Milliseconds())
-		if slices.ContainsFunc(rec.Stages, named) {
-			return errAlready
-		}
-		for _, s := range rec.Stages {
-			millis = max(millis, s.Millis)
-		}
-		rec.Stages = append(rec.Stages, store.Stage{Name: stage, Millis: millis, By: by})
-		return nil
-	})
+	rec.Stages = append(rec.Stages, store.Stage{Name: stage, Millis: millis, By: by})
 }
 
-var errAlready = errors.New("stage was passed already")
+// hear takes down a stage that the guest says it has passed, the first time.
+func (g *Guest) hear(stage string) error {
+	if slices.ContainsFunc(g.record().Stages, func(s store.Stage) bool { return s.Name == stage }) {
+		return nil // it may say so as often as it likes
+	}
+	return g.apply(hint, nil, func(rec *store.Guest) error { pass(rec, stage, store.ByGuest); return nil })
+}
 
 // guestFault is the failure that the guest itself reported.
 func guestFault(name, code string) *fault.Error {

@@ -131,10 +131,10 @@ func (h *Hub) Changed() <-chan struct{} {
 func (h *Hub) publish(g *store.Guest, deleted bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.bytes += weight(g)
+	h.bytes += size(g)
 	for h.next > h.first && (h.next-h.first == keptEvents || h.bytes > keptBytes) {
 		old := &h.events[h.first%uint64(len(h.events))]
-		h.bytes -= weight(old.Guest)
+		h.bytes -= size(old.Guest)
 		*old = Event{}
 		h.first++
 	}
@@ -156,9 +156,9 @@ func (h *Hub) grow() {
 	h.events = larger
 }
 
-// weight estimates the bytes that a record holds by itself. Names and digests
+// size estimates the bytes that a record holds by itself. Names and digests
 // are shared by all records of a guest.
-func weight(g *store.Guest) int {
+func size(g *store.Guest) int {
 	n := int(unsafe.Sizeof(Event{}) + unsafe.Sizeof(*g))
 	n += len(g.Stages)*int(unsafe.Sizeof(store.Stage{})) + len(g.Disks)*int(unsafe.Sizeof(store.Disk{})) + len(g.Networks)*int(unsafe.Sizeof(store.Network{})) + len(g.Restarts)*int(unsafe.Sizeof(time.Time{}))
 	if g.Failure != nil {

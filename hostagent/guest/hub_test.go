@@ -78,7 +78,7 @@ func TestEventsAreBounded(t *testing.T) {
 	}
 	n, sum := h.next-h.first, 0
 	for i := h.first; i < h.next; i++ {
-		sum += weight(h.events[i%uint64(len(h.events))].Guest)
+		sum += size(h.events[i%uint64(len(h.events))].Guest)
 	}
 	if sum != h.bytes || sum > keptBytes || n < keptBytes/4096 {
 		t.Errorf("%d events of %d bytes, counted as %d", n, sum, h.bytes)

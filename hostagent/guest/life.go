@@ -27,6 +27,7 @@ const (
 	killTimeout      = 10 * time.Second
 	refusalPatience  = 1500 * time.Millisecond // for the boot loader to print why
 	failPatience     = 3 * time.Second         // for a guest that gave up to power off
+	drainPatience    = 100 * time.Millisecond  // for the last words of one that ended
 	challengeTimeout = 5 * time.Second
 )
 
@@ -159,15 +160,12 @@ func (l *life) supervise(ctx context.Context) {
 func (l *life) message(m readiness.Message) (gaveUp bool) {
 	switch m := m.(type) {
 	case readiness.Stage:
-		if err := l.g.pass(m.Name, store.ByGuest); err != nil && !errors.Is(err, errAlready) {
-			l.report(err)
+		if m.Name != readiness.StageReady || l.ready || l.aborted.Load() {
+			l.report(l.g.hear(m.Name))
+		} else {
+			l.report(l.g.note(moving(Ready, func(rec *store.Guest) { pass(rec, m.Name, store.ByGuest) })))
 		}
-		if m.Name == readiness.StageReady && !l.ready {
-			l.ready = true
-			if !l.aborted.Load() {
-				l.report(l.g.note(moving(Ready, nil)))
-			}
-		}
+		l.ready = l.ready || m.Name == readiness.StageReady
 	case readiness.Fail:
 		if l.failed == "" && !l.ready {
 			l.failed = m.Code

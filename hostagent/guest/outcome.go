@@ -26,8 +26,12 @@ func (l *life) event(e qemu.Event) {
 	}
 }
 
-// drain takes the events that came before the process's end.
+// drain takes what was said before the process's end: it closed both connections.
+// What somebody ordered needs no reason.
 func (l *life) drain(events <-chan qemu.Event) {
+	if l.aborted.Load() {
+		return
+	}
 	patience := time.After(500 * time.Millisecond)
 	for events != nil {
 		select {
@@ -41,12 +45,16 @@ func (l *life) drain(events <-chan qemu.Event) {
 			return
 		}
 	}
-	for { // FAIL comes just before the power-off
+	// FAIL comes just before the power-off.
+	for end := time.Now().Add(drainPatience); time.Now().Before(end); {
 		select {
 		case m := <-l.port.messages:
 			l.message(m)
-		case <-time.After(100 * time.Millisecond):
-			return
+		default:
+			if !l.port.connected() && len(l.port.messages) == 0 {
+				return
+			}
+			time.Sleep(time.Millisecond)
 		}
 	}
 }
@@ -81,7 +89,7 @@ func (l *life) finish() {
 // reboot follows a guest's own: a fresh QEMU, and the same checks again.
 func (l *life) reboot() {
 	next := newLife(l.g) // takes orders from now on, begins once this life's files are gone
-	if err := l.g.apply(false, next, moving(Starting, fresh)); err != nil {
+	if err := l.g.apply(decision, next, moving(Starting, fresh)); err != nil {
 		l.report(l.g.end(fault.As(err), l.aborted.Load()))
 		return
 	}

@@ -71,6 +71,13 @@ func (p *port) run(ctx context.Context, socket string) {
 	}
 }
 
+// connected tells whether the guest may still say something.
+func (p *port) connected() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.conn != nil
+}
+
 func (p *port) set(conn net.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -50,7 +50,7 @@ func (l *life) launch(ctx context.Context) {
 		l.report(l.g.end(f, l.aborted.Load()))
 		return
 	}
-	if err := l.g.move(Running, nil); err != nil {
+	if err := l.g.move(Running, func(rec *store.Guest) { pass(rec, "unpacked", store.ByHost) }); err != nil {
 		l.killProcess()
 		l.report(l.g.end(fault.As(err), l.aborted.Load()))
 		return
@@ -92,10 +92,11 @@ func (l *life) start(ctx context.Context) error {
 		return fault.New(fault.Launch, "start guest %s: %w", rec.Name, err)
 	}
 	id := l.proc.Identity()
-	if err := l.g.update(func(rec *store.Guest) error { rec.Process = &id; return nil }); err != nil {
-		return err
-	}
-	if err := l.g.pass("starting", store.ByHost); err != nil {
+	if err := l.g.update(func(rec *store.Guest) error {
+		rec.Process = &id
+		pass(rec, "starting", store.ByHost)
+		return nil
+	}); err != nil {
 		return err
 	}
 	dialing, cancel := context.WithCancelCause(ctx)
@@ -118,7 +119,7 @@ func (l *life) start(ctx context.Context) error {
 	if err := f.Platform.Boot(booting, platform.BootSpec{Config: cfg, Monitor: l.monitor, Log: f.Log}); err != nil {
 		return l.startFault(dialing, &rec, err)
 	}
-	return l.g.pass("unpacked", store.ByHost)
+	return nil
 }
 
 // startFault finds the words for a failed start.
