@@ -73,7 +73,7 @@ func startGuest(ctx context.Context, socket, name string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := c.Start(ctx, name); err != nil {
+	if _, err := c.Start(ctx, name, ""); err != nil {
 		return err
 	}
 	for {

@@ -29,6 +29,9 @@ import (
 // version is stamped at build time.
 var version = "devel"
 
+// newFleet lets the tests put another platform and launcher in.
+var newFleet = guest.NewFleet
+
 func main() {
 	// What a signal can't end in time, the next one ends at once.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
@@ -156,7 +159,7 @@ func run(ctx context.Context, c *settings.Settings) error {
 		return err
 	}
 	report := &report{settings: c}
-	fleet, err := guest.NewFleet(ctx, guest.Options{
+	fleet, err := newFleet(ctx, guest.Options{
 		Store: st, Launcher: launch.Direct{}, Platform: p, Hub: guest.NewHub(), Log: log,
 		QEMU: c.QEMU, Runtime: c.Runtime, ReadyTimeout: c.ReadyTimeout,
 		Capacity:  guest.Capacity{MemoryMiB: memory - c.MemoryReserve, Ratio: c.MemoryRatio, CPUs: runtime.NumCPU()},

@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/secexec/secexec/hostagent/node"
+	check "github.com/secexec/secexec/hostagent/node"
 	"github.com/secexec/secexec/hostagent/platform"
 	"github.com/secexec/secexec/hostagent/settings"
 	"github.com/secexec/secexec/proto/hostagent/v1"
@@ -41,7 +41,7 @@ type report struct {
 	settings *settings.Settings
 
 	mu       sync.Mutex
-	findings []node.Finding
+	findings []check.Finding
 	at       time.Time
 }
 
@@ -50,9 +50,9 @@ type report struct {
 const reportAge = time.Minute
 
 // fresh examines the node.
-func (r *report) fresh(ctx context.Context) []node.Finding {
+func (r *report) fresh(ctx context.Context) []check.Finding {
 	c := r.settings
-	findings := node.Check(ctx, node.Local(), node.Options{
+	findings := check.Check(ctx, check.Local(), check.Options{
 		Emulated: c.Platform == platform.NameEmulated, EmulatedHost: c.EmulatedHost, Force: c.ForceEmulated, QEMU: c.QEMU, State: c.State,
 	})
 	r.mu.Lock()
@@ -73,11 +73,11 @@ func (r *report) problem(ctx context.Context) string {
 }
 
 // problemOf is the first that is to be put right, and how many there are.
-func problemOf(findings []node.Finding) string {
+func problemOf(findings []check.Finding) string {
 	var text string
 	failed := 0
 	for _, f := range findings {
-		if f.Result != node.Fail {
+		if f.Result != check.Fail {
 			continue
 		}
 		if failed++; failed == 1 {
@@ -91,13 +91,13 @@ func problemOf(findings []node.Finding) string {
 }
 
 // logReport logs what is wrong with the node, line by line.
-func logReport(ctx context.Context, log *slog.Logger, findings []node.Finding) {
+func logReport(ctx context.Context, log *slog.Logger, findings []check.Finding) {
 	for _, f := range findings {
 		level := slog.LevelWarn
 		switch f.Result {
-		case node.Pass:
+		case check.Pass:
 			continue
-		case node.Fail:
+		case check.Fail:
 			level = slog.LevelError
 		}
 		log.Log(ctx, level, "node check", "check", f.Check, "result", f.Result, "says", f.Says, "remedy", f.Remedy)

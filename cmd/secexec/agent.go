@@ -65,10 +65,18 @@ func (f *agentFlags) each(cmd *cobra.Command, names []string, do func(*client.Cl
 
 // stateWord is a guest's state for people, with the warning that belongs to it.
 func stateWord(g *hostagentv1.Guest) string {
+	word := g.State
 	if g.Failure != nil {
-		return g.State + " (" + g.Failure.Code + ")"
+		word += " (" + g.Failure.Code + ")"
 	}
-	return g.State
+	switch {
+	case g.State != "waiting":
+	case g.RestartUnixMs == 0:
+		word += ", starts in its turn"
+	default:
+		word += ", starts in " + max(0, time.Until(time.UnixMilli(g.RestartUnixMs))).Round(time.Second).String()
+	}
+	return word
 }
 
 // platformWord never lets an unprotected guest pass as a protected one.

@@ -20,7 +20,13 @@ func guestJSON(g *hostagentv1.Guest) map[string]any {
 	out := map[string]any{
 		"name": g.Name, "uuid": g.Uuid, "state": g.State, "stages": passed, "platform": g.Platform, "protected": g.Protected,
 		"pid": g.Pid, "created": time.UnixMilli(g.CreatedUnixMs).UTC(), "memory_mib": g.MemoryMib, "cpus": g.Cpus,
-		"image_id": g.ImageId, "identity": g.Identity,
+		"image_id": g.ImageId, "identity": g.Identity, "autostart": g.Autostart, "order": g.Order, "restarts": g.Restarts,
+	}
+	if r := g.Restart; r != nil {
+		out["restart"] = map[string]any{"policy": r.Policy, "limit": r.Limit, "window_s": r.WindowS}
+	}
+	if g.RestartUnixMs != 0 {
+		out["restart_at"] = time.UnixMilli(g.RestartUnixMs).UTC()
 	}
 	if g.StartedUnixMs != 0 {
 		out["started"] = time.UnixMilli(g.StartedUnixMs).UTC()
@@ -95,6 +101,12 @@ func newInspect() *cobra.Command {
 					"name", g.Name, "uuid", g.Uuid, "state", g.State, "platform", platformWord(g.Platform, g.Protected),
 					"created", ago(g.CreatedUnixMs), "started", ago(g.StartedUnixMs), "stages", stages(g), "qemu pid", fmt.Sprint(g.Pid),
 					"memory", fmt.Sprintf("%d MiB", g.MemoryMib), "cpus", fmt.Sprint(g.Cpus), "image id", g.ImageId, "identity", g.Identity,
+				}
+				if r := g.Restart; r != nil {
+					pairs = append(pairs, "restart", fmt.Sprintf("%s, %d of %d in %s", r.Policy, g.Restarts, r.Limit, time.Duration(r.WindowS)*time.Second))
+				}
+				if g.Autostart {
+					pairs = append(pairs, "autostart", fmt.Sprintf("order %d", g.Order))
 				}
 				if f := g.Failure; f != nil {
 					pairs = append(pairs, "failure", f.Code+": "+f.Message, "remedy", f.Remedy)

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,7 +23,8 @@ func newRun() *cobra.Command {
 	var check identityFlags
 	var request hostagentv1.CreateRequest
 	var asJSON bool
-	var timeout time.Duration
+	var timeout, window time.Duration
+	var restart string
 	cmd := &cobra.Command{
 		Use:   "run BUNDLE",
 		Short: "Create and start a guest, and wait until it is ready, verified",
@@ -30,7 +34,13 @@ the bundle's own key, which proves no more than the bundle does; the owner check
 with the identity.pub kept at build.
 
 A guest that does not become ready is ended and stays, as failed, for
-secexec inspect and secexec logs.`,
+secexec inspect and secexec logs, or is started again as --restart has it.
+
+--restart on-failure starts a guest again that fails, --restart always also one
+that powers itself off; neither one that was stopped, nor one that can't start,
+such as an image that the ultravisor refuses. The time before a restart grows from
+one second to a minute. After 5 restarts within 10 minutes, or as many as
+on-failure:N or always:N and --restart-window say, the guest stays failed.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			bundle, err := filepath.Abs(args[0])
@@ -38,6 +48,9 @@ secexec inspect and secexec logs.`,
 				return fmt.Errorf("find bundle: %w", err)
 			}
 			request.Bundle = bundle
+			if request.Restart, err = parseRestart(restart, window); err != nil {
+				return err
+			}
 			ctx, cancel := context.WithTimeoutCause(cmd.Context(), timeout, fmt.Errorf("guest not ready within %s", timeout))
 			defer cancel()
 			return agent.with(ctx, func(c *client.Client) error {
@@ -62,6 +75,10 @@ secexec inspect and secexec logs.`,
 	f.Uint32Var(&request.MemoryMib, "memory", 0, "guest memory in MiB (default: the bundle's)")
 	f.Uint32Var(&request.Cpus, "cpus", 1, "virtual CPUs")
 	f.StringVar(&request.Loadparm, "loadparm", "", "entry of the boot menu, for a bundle that boots from its disk (default: its first)")
+	f.StringVar(&restart, "restart", "no", "start the guest again when it ends: no, on-failure[:N], always[:N]")
+	f.DurationVar(&window, "restart-window", 0, "how long N restarts have to last (default 10m)")
+	f.BoolVar(&request.Autostart, "autostart", false, "start the guest when the node boots, too")
+	f.Uint32Var(&request.Order, "order", 0, "among those started at boot: after all of a lower order are ready")
 	f.DurationVar(&timeout, "timeout", 5*time.Minute, "how long to wait for all of it")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	check.add(cmd)
@@ -70,10 +87,29 @@ secexec inspect and secexec logs.`,
 	return cmd
 }
 
+// parseRestart reads --restart; hostagent checks the policy's name.
+func parseRestart(text string, window time.Duration) (*hostagentv1.Restart, error) {
+	policy, limit, counted := strings.Cut(text, ":")
+	r := &hostagentv1.Restart{Policy: policy}
+	if counted {
+		n, err := strconv.ParseUint(limit, 10, 32)
+		if err != nil || n == 0 {
+			return nil, usageError{fmt.Errorf("--restart %.40q: the number of restarts is one from 1 on", text)}
+		}
+		r.Limit = uint32(n)
+	}
+	if window%time.Second != 0 || window < 0 || window > math.MaxUint32*time.Second {
+		return nil, usageError{fmt.Errorf("--restart-window %s: it is whole seconds", window)}
+	}
+	r.WindowS = uint32(window / time.Second)
+	return r, nil
+}
+
 // runGuest creates, starts and verifies. What an interruption leaves it ends and
 // removes.
 func runGuest(ctx context.Context, c *client.Client, r *hostagentv1.CreateRequest, check identityFlags, steps *term.Steps) (*hostagentv1.Guest, *verdict, error) {
 	steps.Begin("copy bundle")
+	r.RequestId = client.NewRequestID()
 	g, err := c.Create(ctx, r)
 	if err != nil {
 		steps.Fail()
@@ -101,7 +137,7 @@ func startGuest(ctx context.Context, c *client.Client, name string, check identi
 		return nil, nil, err
 	}
 	steps.Begin("launch QEMU")
-	if _, err := c.Start(ctx, name); err != nil {
+	if _, err := c.Start(ctx, name, client.NewRequestID()); err != nil {
 		return nil, nil, err
 	}
 	if g, err = follow(events, steps); err != nil {
@@ -157,6 +193,9 @@ func follow(events *client.Stream, steps *term.Steps) (*hostagentv1.Guest, error
 			return nil, err
 		}
 		g := e.Guest
+		if len(g.Stages) < shown { // it started again
+			shown = 0
+		}
 		for ; shown < len(g.Stages); shown++ {
 			steps.End(fmt.Sprintf("[%s]", g.Stages[shown].Name))
 			if next := waiting[g.Stages[shown].Name]; next != "" {
@@ -170,6 +209,9 @@ func follow(events *client.Stream, steps *term.Steps) (*hostagentv1.Guest, error
 			return g, nil
 		case g.State == "failed" && g.Failure != nil:
 			return nil, &fault.Error{Code: fault.Code(g.Failure.Code), Message: g.Failure.Message, Remedy: g.Failure.Remedy}
+		case g.State == "waiting" && g.Failure != nil:
+			steps.Fail()
+			steps.Begin(fmt.Sprintf("start it again (%s: %s)", g.Failure.Code, term.Printable(g.Failure.Message)))
 		case g.State == "stopped" || g.State == "stopping":
 			return nil, fmt.Errorf("guest %s was stopped meanwhile", g.Name)
 		}

@@ -300,7 +300,7 @@ func (n *node) launch(bundle, name string) error {
 	if _, err := n.c.Create(n.t.Context(), &hostagentv1.CreateRequest{Bundle: bundle, Name: name}); err != nil {
 		return err
 	}
-	_, err := n.c.Start(n.t.Context(), name)
+	_, err := n.c.Start(n.t.Context(), name, "")
 	return err
 }
 

@@ -103,7 +103,7 @@ func TestKilledWhileStarting(t *testing.T) {
 			t.Errorf("killed after %d ms: %v", pause, g)
 		}
 	}
-	if _, err := n.c.Start(t.Context(), "g0"); err != nil {
+	if _, err := n.c.Start(t.Context(), "g0", ""); err != nil {
 		t.Fatal(err)
 	}
 	if g := n.settled("g0"); g.State != "ready" {
@@ -175,7 +175,7 @@ func TestOperations(t *testing.T) {
 	if err := n.launch("relative", "x"); code(err) != "H216" {
 		t.Errorf("relative bundle: %v", err)
 	}
-	if _, err := n.c.Start(t.Context(), "absent"); code(err) != "H204" {
+	if _, err := n.c.Start(t.Context(), "absent", ""); code(err) != "H204" {
 		t.Errorf("start of no guest: %v", err)
 	}
 	if _, err := n.c.Challenge(t.Context(), "g", make([]byte, 31)); code(err) != "H216" {

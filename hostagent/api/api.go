@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/containerd/ttrpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/secexec/secexec/hostagent/fault"
@@ -46,7 +45,14 @@ func (s *Service) Create(ctx context.Context, r *hostagentv1.CreateRequest) (*ho
 	if len(r.Name) > maxName || len(r.Bundle) > maxPath || r.MemoryMib > 1<<30 || r.Cpus > 1<<16 {
 		return nil, toStatus(fault.New(fault.BadRequest, "a field is too large"))
 	}
-	request := guest.Request{Name: r.Name, Bundle: r.Bundle, MemoryMiB: int(r.MemoryMib), CPUs: int(r.Cpus), ID: r.RequestId, Loadparm: r.Loadparm}
+	restart, err := guest.RestartPolicy(r.Restart.GetPolicy(), r.Restart.GetLimit(), r.Restart.GetWindowS())
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	request := guest.Request{
+		Name: r.Name, Bundle: r.Bundle, MemoryMiB: int(r.MemoryMib), CPUs: int(r.Cpus), ID: r.RequestId, Loadparm: r.Loadparm,
+		Restart: restart, Autostart: r.Autostart, Order: r.Order,
+	}
 	done, err := s.forCaller(CallerOf(ctx), r, &request)
 	if err != nil {
 		return nil, toStatus(err)
@@ -61,7 +67,7 @@ func (s *Service) Create(ctx context.Context, r *hostagentv1.CreateRequest) (*ho
 
 // Start implements the service.
 func (s *Service) Start(ctx context.Context, r *hostagentv1.StartRequest) (*hostagentv1.Guest, error) {
-	return s.with(ctx, r.Name, func(g *guest.Guest) error { return g.Start(ctx) })
+	return s.with(ctx, r.Name, func(g *guest.Guest) error { return g.Start(ctx, r.RequestId) })
 }
 
 // Stop implements the service.
@@ -104,40 +110,6 @@ func (s *Service) List(ctx context.Context, _ *hostagentv1.ListRequest) (*hostag
 		out.Guests = append(out.Guests, s.show(g.Snapshot()))
 	}
 	return out, nil
-}
-
-// Events implements the service. The first event of a stream comes at once and
-// holds no guest: from then on nothing is missed.
-func (s *Service) Events(ctx context.Context, r *hostagentv1.EventsRequest, stream hostagentv1.Hostagent_EventsServer) error {
-	caller := CallerOf(ctx)
-	events, cancel := s.Fleet.Hub.Subscribe()
-	defer cancel()
-	if r.Name != "" {
-		if _, err := s.find(ctx, r.Name); err != nil {
-			return toStatus(err)
-		}
-	}
-	if err := stream.Send(&hostagentv1.Event{TimeUnixMs: time.Now().UnixMilli()}); err != nil {
-		return err
-	}
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case e, open := <-events:
-			if !open {
-				return status.Error(codes.ResourceExhausted, guest.ErrSlow.Error())
-			}
-			if r.Name != "" && r.Name != e.Guest.Name || !caller.Sees(e.Guest.Owner) {
-				continue
-			}
-			if err := stream.Send(&hostagentv1.Event{
-				Sequence: e.Sequence, TimeUnixMs: e.Time.UnixMilli(), Guest: s.show(e.Guest), Deleted: e.Deleted,
-			}); err != nil {
-				return err
-			}
-		}
-	}
 }
 
 // Console implements the service.
@@ -206,6 +178,13 @@ func (s *Service) show(g store.Guest) *hostagentv1.Guest {
 	}
 	if f := g.Failure; f != nil {
 		out.Failure = &hostagentv1.Failure{Code: f.Code, Message: f.Message, Remedy: f.Remedy}
+	}
+	out.Autostart, out.Order, out.Restarts = g.Autostart, g.Order, uint32(len(g.Restarts))
+	if r := g.Restart; r != nil {
+		out.Restart = &hostagentv1.Restart{Policy: r.Policy, Limit: r.Limit, WindowS: r.WindowS}
+	}
+	if !g.RestartAt.IsZero() {
+		out.RestartUnixMs = g.RestartAt.UnixMilli()
 	}
 	return out
 }

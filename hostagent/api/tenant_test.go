@@ -108,7 +108,7 @@ func TestEveryCallAsAnotherTenant(t *testing.T) {
 		for _, name := range []string{"victim", "own"} {
 			g, err := n.fleet.Get(name)
 			if err == nil {
-				err = g.Start(t.Context())
+				err = g.Start(t.Context(), "")
 			}
 			if err != nil {
 				t.Error(err)

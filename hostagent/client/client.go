@@ -3,12 +3,14 @@ package client
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"time"
 
 	"github.com/containerd/ttrpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/secexec/secexec/hostagent/fault"
@@ -32,8 +34,10 @@ var ErrClosed = errors.New("hostagent closed the connection: it ended, or does n
 
 // Client is a connection to a hostagent. Its owner calls Close.
 type Client struct {
-	conn *ttrpc.Client
-	api  hostagentv1.HostagentClient
+	conn     *ttrpc.Client
+	api      hostagentv1.HostagentClient
+	redial   func(context.Context) (*Client, error)
+	answered bool // a call was answered
 }
 
 // Close ends the connection.
@@ -51,14 +55,29 @@ func call[Q, A any](ctx context.Context, timeout time.Duration, f func(context.C
 }
 
 // Create takes over a bundle; copying it takes as long as its disks are large.
+// With a request id it is repeated when hostagent is started anew meanwhile.
 func (c *Client) Create(ctx context.Context, r *hostagentv1.CreateRequest) (*hostagentv1.Guest, error) {
-	return call(ctx, 0, c.api.Create, r)
+	create := func() (*hostagentv1.Guest, error) { return call(ctx, 0, c.api.Create, r) }
+	if r.RequestId == "" {
+		return create()
+	}
+	return again(ctx, c, create)
 }
 
-// Start begins a launch.
-func (c *Client) Start(ctx context.Context, name string) (*hostagentv1.Guest, error) {
-	return call(ctx, callTimeout, c.api.Start, &hostagentv1.StartRequest{Name: name})
+// Start begins a launch. With an id of its own it is repeated when hostagent is
+// started anew meanwhile, and starts the guest once.
+func (c *Client) Start(ctx context.Context, name, id string) (*hostagentv1.Guest, error) {
+	start := func() (*hostagentv1.Guest, error) {
+		return call(ctx, callTimeout, c.api.Start, &hostagentv1.StartRequest{Name: name, RequestId: id})
+	}
+	if id == "" {
+		return start()
+	}
+	return again(ctx, c, start)
 }
+
+// NewRequestID makes an id for a request that may be repeated.
+func NewRequestID() string { return rand.Text() }
 
 // Stop asks a guest to power off and waits for its end. A timeout of 0 or less is
 // hostagent's own, StopTimeout.
@@ -95,9 +114,12 @@ func (c *Client) List(ctx context.Context) ([]*hostagentv1.Guest, error) {
 	return answer.Guests, nil
 }
 
-// Console reads from a guest's console log.
+// Console reads from a guest's console log, also from a hostagent that is started
+// anew meanwhile.
 func (c *Client) Console(ctx context.Context, name string, offset int64, limit int) (*hostagentv1.ConsoleResponse, error) {
-	return call(ctx, callTimeout, c.api.Console, &hostagentv1.ConsoleRequest{Name: name, Offset: offset, Limit: uint32(limit)})
+	return again(ctx, c, func() (*hostagentv1.ConsoleResponse, error) {
+		return call(ctx, callTimeout, c.api.Console, &hostagentv1.ConsoleRequest{Name: name, Offset: offset, Limit: uint32(limit)})
+	})
 }
 
 // Challenge relays a nonce to a guest and returns its signed report.
@@ -114,29 +136,7 @@ func (c *Client) NodeInfo(ctx context.Context) (*hostagentv1.NodeInfoResponse, e
 	return call(ctx, callTimeout, c.api.NodeInfo, &hostagentv1.NodeInfoRequest{})
 }
 
-// Stream is a subscription to events.
-type Stream struct {
-	s hostagentv1.Hostagent_EventsClient
-}
-
-// Events subscribes to the events of a guest, or with "" of all. When it
-// returns, nothing from then on is missed; the context ends the subscription.
-func (c *Client) Events(ctx context.Context, name string) (*Stream, error) {
-	s, err := c.api.Events(ctx, &hostagentv1.EventsRequest{Name: name})
-	if err != nil {
-		return nil, fromStatus(err)
-	}
-	if _, err := s.Recv(); err != nil { // the greeting
-		return nil, fromStatus(err)
-	}
-	return &Stream{s}, nil
-}
-
-// Next waits for the next event.
-func (s *Stream) Next() (*hostagentv1.Event, error) {
-	e, err := s.s.Recv()
-	return e, fromStatus(err)
-}
+func now() int64 { return time.Now().UnixMilli() }
 
 // fromStatus turns a status with a failure in its details back into a
 // *fault.Error.
@@ -158,6 +158,9 @@ func fromStatus(err error) error {
 			if f, ok := d.(*hostagentv1.Failure); ok {
 				return &fault.Error{Code: fault.Code(f.Code), Message: f.Message, Remedy: f.Remedy}
 			}
+		}
+		if st.Code() == codes.Canceled { // by hostagent's end; the caller's context says so itself
+			return fmt.Errorf("call hostagent: %w", ErrClosed)
 		}
 		return fmt.Errorf("call hostagent: %s", st.Message())
 	}

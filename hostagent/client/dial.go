@@ -64,7 +64,9 @@ func Dial(ctx context.Context, address string, t *TLS) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return New(conn), nil
+	c := New(conn)
+	c.redial = func(ctx context.Context) (*Client, error) { return Dial(ctx, address, t) }
+	return c, nil
 }
 
 // New makes calls over a connection, which it owns.
@@ -74,7 +76,7 @@ func New(conn net.Conn) *Client {
 		options = append(options, ttrpc.WithUnaryClientInterceptor(t.explain))
 	}
 	c := ttrpc.NewClient(conn, options...)
-	return &Client{c, hostagentv1.NewHostagentClient(c)}
+	return &Client{conn: c, api: hostagentv1.NewHostagentClient(c)}
 }
 
 func dialUnix(ctx context.Context, path string) (net.Conn, error) {

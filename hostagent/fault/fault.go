@@ -35,16 +35,19 @@ const (
 	QEMUDied     Code = "H218"
 	Internal     Code = "H219"
 
-	TooLarge   Code = "H227"
-	Promised   Code = "H228"
-	ImageKind  Code = "H229"
-	DiskInUse  Code = "H230"
-	Impossible Code = "H231"
-	NoDump     Code = "H232"
-	Quota      Code = "H223"
-	Path       Code = "H224"
-	Limit      Code = "H225"
-	AdminOnly  Code = "H226"
+	TooLarge      Code = "H227"
+	Promised      Code = "H228"
+	ImageKind     Code = "H229"
+	DiskInUse     Code = "H230"
+	Impossible    Code = "H231"
+	NoDump        Code = "H232"
+	Quota         Code = "H223"
+	Path          Code = "H224"
+	Limit         Code = "H225"
+	AdminOnly     Code = "H226"
+	RestartsSpent Code = "H220"
+	NodeDown      Code = "H221"
+	EventsGone    Code = "H222"
 )
 
 // entry is a code's meaning, remedy and ttrpc status.
@@ -75,16 +78,19 @@ var table = map[Code]entry{
 	QEMUDied:     {"QEMU ended unexpectedly", "see the guest's qemu.log in the state folder", codes.Aborted},
 	Internal:     {"hostagent failed inside", "report a bug with hostagent's log", codes.Internal},
 
-	TooLarge:   {"the guest wants more than this node or its ultravisor has for one", "give it less memory or fewer CPUs, or run it on a larger node", codes.FailedPrecondition},
-	Promised:   {"the node has no room for another guest", "stop a guest, run this one on another node, or see memory_ratio in hostagent.yaml", codes.ResourceExhausted},
-	ImageKind:  {"this node's ultravisor takes no such image", "run it on a newer machine, or ask the owner to seal it without what the message names", codes.FailedPrecondition},
-	DiskInUse:  {"a disk of the guest is in use", "stop the guest that uses it, or attach it read-only to both", codes.FailedPrecondition},
-	Impossible: {"Secure Execution has no such thing", "leave it out: docs/platforms.md says why and what there is instead", codes.InvalidArgument},
-	NoDump:     {"the guest can't be dumped", "see secexec logs; the owner decides at build whether an image allows dumps", codes.FailedPrecondition},
-	Quota:      {"the tenant's quota does not allow another guest of this size", "remove a guest with secexec rm, or ask the node's operator for more (tenant_quotas in hostagent.yaml)", codes.ResourceExhausted},
-	Path:       {"the path is not one that the caller may name", "put it beneath one of hostagent.yaml's bundle_roots, tenant_roots or disk_roots, readable for the caller", codes.PermissionDenied},
-	Limit:      {"the caller has too much under way at once", "wait for calls to end, and close connections that are not used", codes.ResourceExhausted},
-	AdminOnly:  {"only administrators may do this", "ask the node's operator, or call as root or as a member of the group that --group names", codes.PermissionDenied},
+	TooLarge:      {"the guest wants more than this node or its ultravisor has for one", "give it less memory or fewer CPUs, or run it on a larger node", codes.FailedPrecondition},
+	Promised:      {"the node has no room for another guest", "stop a guest, run this one on another node, or see memory_ratio in hostagent.yaml", codes.ResourceExhausted},
+	ImageKind:     {"this node's ultravisor takes no such image", "run it on a newer machine, or ask the owner to seal it without what the message names", codes.FailedPrecondition},
+	DiskInUse:     {"a disk of the guest is in use", "stop the guest that uses it, or attach it read-only to both", codes.FailedPrecondition},
+	Impossible:    {"Secure Execution has no such thing", "leave it out: docs/platforms.md says why and what there is instead", codes.InvalidArgument},
+	NoDump:        {"the guest can't be dumped", "see secexec logs; the owner decides at build whether an image allows dumps", codes.FailedPrecondition},
+	Quota:         {"the tenant's quota does not allow another guest of this size", "remove a guest with secexec rm, or ask the node's operator for more (tenant_quotas in hostagent.yaml)", codes.ResourceExhausted},
+	Path:          {"the path is not one that the caller may name", "put it beneath one of hostagent.yaml's bundle_roots, tenant_roots or disk_roots, readable for the caller", codes.PermissionDenied},
+	Limit:         {"the caller has too much under way at once", "wait for calls to end, and close connections that are not used", codes.ResourceExhausted},
+	AdminOnly:     {"only administrators may do this", "ask the node's operator, or call as root or as a member of the group that --group names", codes.PermissionDenied},
+	RestartsSpent: {"the guest ended too often: its restarts are spent", "see secexec logs; secexec start begins to count anew", codes.Aborted},
+	NodeDown:      {"the node went down while the guest ran", "start the guest again; run it with --autostart to have it started when the node boots", codes.Aborted},
+	EventsGone:    {"the events asked for are gone", "list the guests, then follow events from now on", codes.OutOfRange},
 }
 
 // Error is a failure with its code.

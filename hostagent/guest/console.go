@@ -9,8 +9,8 @@ import (
 	"unicode/utf8"
 )
 
-// Bounds of a guest's console log. QEMU appends to it; a guest that floods its
-// console fills two files of maxConsole at most.
+// Bounds of a guest's logs. QEMU appends to them; a guest that floods its console
+// fills two files of maxConsole, and what comes between two looks at it.
 const (
 	maxConsole  = 8 << 20
 	maxRead     = 1 << 20
@@ -19,30 +19,30 @@ const (
 	tailLines   = 8
 )
 
-// rotate moves a console log that grew too long aside. QEMU has it open in
-// append mode, so the file is copied and cut, not renamed.
-func rotate(path string) error {
+// rotate moves a log that grew too long aside, and tells whether it was. QEMU has
+// it open in append mode, so the file is copied and cut, not renamed.
+func rotate(path string) (long bool, err error) {
 	info, err := os.Stat(path)
 	if err != nil || info.Size() <= maxConsole {
 		if errors.Is(err, os.ErrNotExist) {
-			return nil
+			return false, nil
 		}
-		return err
+		return false, err
 	}
 	src, err := os.Open(path)
 	if err != nil {
-		return err
+		return true, err
 	}
 	defer src.Close()
 	if _, err := src.Seek(-maxConsole, io.SeekEnd); err != nil { // its latest
-		return err
+		return true, err
 	}
 	dst, err := os.OpenFile(path+".1", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
-		return err
+		return true, err
 	}
 	_, err = io.Copy(dst, io.LimitReader(src, maxConsole))
-	return errors.Join(err, dst.Close(), os.Truncate(path, 0))
+	return true, errors.Join(err, dst.Close(), os.Truncate(path, 0))
 }
 
 // ReadConsole reads from a console log. A negative offset counts from the end.

@@ -2,10 +2,12 @@ package guest
 
 import (
 	"bytes"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestConsole(t *testing.T) {
@@ -14,7 +16,7 @@ func TestConsole(t *testing.T) {
 	if data, next, size, err := ReadConsole(path, 0, 0); err != nil || len(data) != 0 || next != 0 || size != 0 {
 		t.Errorf("no log: %q %d %d %v", data, next, size, err)
 	}
-	if err := rotate(path); err != nil {
+	if _, err := rotate(path); err != nil {
 		t.Errorf("no log: %v", err)
 	}
 	if err := os.WriteFile(path, []byte("0123456789"), 0o600); err != nil {
@@ -42,7 +44,7 @@ func TestConsoleIsRotated(t *testing.T) {
 	if _, err := qemu.Write(bytes.Repeat([]byte("x"), maxConsole+1)); err != nil {
 		t.Fatal(err)
 	}
-	if err := rotate(path); err != nil {
+	if long, err := rotate(path); err != nil || !long {
 		t.Fatal(err)
 	}
 	if _, err := qemu.WriteString("after"); err != nil {
@@ -70,5 +72,61 @@ func TestTail(t *testing.T) {
 	}
 	if got := withTail("m", "console", path+".absent"); got != "m" {
 		t.Errorf("%q", got)
+	}
+}
+
+// Logs are rotated while they are written to, and not looked at otherwise; where
+// there is no inotify too.
+func TestLogsAreWatched(t *testing.T) {
+	t.Parallel()
+	for _, blind := range []bool{false, true} {
+		l := newLogs(slog.New(slog.DiscardHandler))
+		if blind {
+			l.close()
+			l.notify = nil
+		}
+		done := make(chan struct{})
+		go func() { defer close(done); l.run() }()
+		dir := t.TempDir()
+		path := filepath.Join(dir, "console.log")
+		qemu, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer qemu.Close()
+		w := l.watch(path)
+		idle := l.watch(filepath.Join(dir, "none.log")) // not there
+		waiting := func() bool { l.mu.Lock(); defer l.mu.Unlock(); return len(l.watched) == 1 }
+		if !blind && !waiting() {
+			t.Fatal("an idle log is not left to the kernel")
+		}
+		chunk := bytes.Repeat([]byte("x"), 1<<20)
+		for end := time.Now().Add(30 * time.Second); !blind; time.Sleep(20 * time.Millisecond) {
+			if _, err := qemu.Write(chunk); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := os.Stat(path + ".1"); err == nil {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatal("a flooded log is not rotated")
+			}
+		}
+		for end := time.Now().Add(30 * time.Second); !blind && !waiting(); time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("a log is looked at after the flood")
+			}
+		}
+		if w.mu.Lock(); blind && w.timer == nil {
+			t.Error("without inotify nobody looks at a log")
+		}
+		w.mu.Unlock()
+		w.end()
+		idle.end()
+		if len(l.watched) != 0 {
+			t.Errorf("%d logs are watched after the end", len(l.watched))
+		}
+		l.close()
+		<-done
 	}
 }

@@ -37,7 +37,7 @@ func (s *recorder) Save(g *store.Guest) error {
 	if err := s.Store.Save(g); err != nil {
 		return err
 	}
-	s.last = snapshot(g)
+	s.last = *g.Clone()
 	s.moments = append(s.moments, moment{s.last, alive})
 	return nil
 }
@@ -54,7 +54,7 @@ func TestKilledAtEachStep(t *testing.T) {
 	s := &recorder{Store: kept(t, rec), r: r, last: *rec}
 	_, g := inRoom(t, r, s, nil)
 	for _, step := range []func() error{
-		func() error { return g.Start(t.Context()) },
+		func() error { return g.Start(t.Context(), "") },
 		func() error {
 			for r.count() < 2 {
 				time.Sleep(time.Millisecond)
@@ -62,7 +62,7 @@ func TestKilledAtEachStep(t *testing.T) {
 			becomes(t, g, Ready)
 			return g.Stop(t.Context(), time.Minute)
 		},
-		func() error { return g.Start(t.Context()) },
+		func() error { return g.Start(t.Context(), "") },
 		func() error { becomes(t, g, Ready); return g.Kill(t.Context()) },
 	} {
 		if err := step(); err != nil {
@@ -91,7 +91,7 @@ func TestKilledAtEachStep(t *testing.T) {
 
 func restartAt(t *testing.T, m moment) {
 	r := newRoom(t, bootsUp)
-	rec := snapshot(&m.rec)
+	rec := *m.rec.Clone()
 	if m.alive {
 		qemu, err := r.add("g")
 		if err != nil {
@@ -134,7 +134,7 @@ func restartAt(t *testing.T, m moment) {
 			t.Fatal(err)
 		}
 	}
-	if err := g.Start(t.Context()); err != nil {
+	if err := g.Start(t.Context(), ""); err != nil {
 		t.Fatalf("start again: %v", err)
 	}
 	becomes(t, g, Ready)

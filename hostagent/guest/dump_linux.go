@@ -103,7 +103,7 @@ func dump(ctx context.Context, monitor *qemu.Monitor, stall time.Duration, take 
 	watch := time.AfterFunc(stall, func() { stalled.Store(true); r.Close() })
 	defer watch.Stop()
 	defer context.AfterFunc(ctx, func() { r.Close() })()
-	err = pass(ctx, r, monitor, func(piece []byte, total uint64) error {
+	err = passOn(ctx, r, monitor, func(piece []byte, total uint64) error {
 		err := take(piece, total)
 		watch.Reset(stall)
 		return err
@@ -125,8 +125,8 @@ func dump(ctx context.Context, monitor *qemu.Monitor, stall time.Duration, take 
 	return nil
 }
 
-// pass hands on what QEMU writes until it closes the pipe.
-func pass(ctx context.Context, r io.Reader, monitor *qemu.Monitor, take func([]byte, uint64) error) error {
+// passOn hands on what QEMU writes until it closes the pipe.
+func passOn(ctx context.Context, r io.Reader, monitor *qemu.Monitor, take func([]byte, uint64) error) error {
 	piece := make([]byte, dumpPiece)
 	var total uint64
 	var asked time.Time

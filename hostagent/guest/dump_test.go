@@ -276,7 +276,7 @@ func TestDumpOfARunningGuest(t *testing.T) {
 	f, g := inRoom(t, r, kept(t, stored("g", Created, 0)), nil)
 	hash := seal(t, filepath.Join(g.dir(), "boot.seimg"), seimage.DefaultFlags|seimage.AllowDump)
 	f.Platform = z{limits: platform.Limits{Dump: true}, hashes: [][32]byte{hash}}
-	if err := g.Start(t.Context()); err != nil {
+	if err := g.Start(t.Context(), ""); err != nil {
 		t.Fatal(err)
 	}
 	becomes(t, g, Ready)

@@ -2,6 +2,7 @@ package guest
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"os"
@@ -49,6 +50,7 @@ type Options struct {
 	// CheckQEMU reports why a program can't run guests of a protected platform;
 	// nil: it is not asked.
 	CheckQEMU func(ctx context.Context, binary string) error
+	Boot      string // this boot of the node; "": as BootID says
 }
 
 // Fleet is all guests of a hostagent.
@@ -57,62 +59,128 @@ type Fleet struct {
 	ctx   context.Context // ends with Close; guests go on
 	stop  context.CancelFunc
 	lives sync.WaitGroup
-
-	mu     sync.Mutex
-	guests map[string]*Guest // nil: a Create is under way
+	logs  *logs
 
 	admission sync.Mutex         // one start is admitted at a time
 	claims    map[string][]claim // disks of guests that were admitted to run
+
+	mu       sync.Mutex
+	guests   map[string]*Guest    // nil: a Create is under way
+	creating map[string]*creation // those
 }
 
-// NewFleet loads all guests and takes over those that run.
+// creation is a Create under way.
+type creation struct {
+	id    string        // of its request
+	owner uint32        // uid of who makes it
+	done  chan struct{} // closed when err is valid
+	err   error
+}
+
+// NewFleet loads all guests, takes over those that run and starts those that are
+// due.
 func NewFleet(ctx context.Context, o Options) (*Fleet, error) {
-	f := &Fleet{Options: o, guests: make(map[string]*Guest)}
+	f := &Fleet{Options: o, guests: make(map[string]*Guest), creating: make(map[string]*creation)}
+	if f.Boot == "" {
+		f.Boot = BootID()
+	}
 	f.ctx, f.stop = context.WithCancel(context.WithoutCancel(ctx))
+	f.logs = newLogs(f.Log)
 	recs, problems, err := o.Store.Load()
 	if err != nil {
+		f.logs.close()
 		return nil, err
 	}
+	f.lives.Go(f.logs.run)
+	f.lives.Go(func() { f.tidy(f.ctx) })
 	for _, problem := range problems {
 		f.Log.Error("load guests", "error", problem)
 	}
+	var due []*Guest
 	for _, rec := range recs {
 		g := newGuest(f, *rec)
 		f.guests[rec.Name] = g
-		if State(rec.State).Live() {
-			f.settle(ctx, g, rec)
+		if f.settle(ctx, g, rec) {
+			due = append(due, g)
 		}
+	}
+	if len(due) > 0 {
+		f.lives.Go(func() { f.autostart(f.ctx, due) })
 	}
 	return f, nil
 }
 
-// settle decides what became of a guest that ran when the last hostagent ended.
-func (f *Fleet) settle(ctx context.Context, g *Guest, rec *store.Guest) {
+// settle decides what became of a guest since the last hostagent ended, and
+// whether it is to start because the node was booted.
+func (f *Fleet) settle(ctx context.Context, g *Guest, rec *store.Guest) (due bool) {
+	was, due := State(rec.State), f.due(rec)
 	l := newLife(g)
-	var err error
-	if rec.Process != nil {
-		l.proc, err = f.Launcher.Adopt(ctx, *rec.Process)
+	gone := launch.ErrGone
+	if was.Live() && rec.Process != nil {
+		l.proc, gone = f.adopt(ctx, *rec.Process)
 	}
+	var err error
 	switch {
-	case State(rec.State) != Starting && rec.Process != nil && err == nil:
+	case was.Live() && was != Starting && gone == nil:
 		g.setLife(l)
 		f.lives.Go(func() { l.adopt(f.ctx) })
 		f.Log.Info("guest taken over", "guest", rec.Name, "state", rec.State, "pid", rec.Process.PID)
-		return
-	case State(rec.State) == Stopping:
-		err = g.move(Stopped, func(rec *store.Guest) { rec.Process = nil })
-	case State(rec.State) == Starting:
+		return false
+	case was == Starting || was.Live() && !errors.Is(gone, launch.ErrGone):
+		// Cut off, or one that can't be supervised.
 		f.endOrphans(ctx, l, rec.UUID)
-		err = g.fail(fault.New(fault.Interrupted, "hostagent ended while guest %s started", rec.Name))
+		fallthrough
+	case was.Live() || due:
+		os.RemoveAll(f.runDir(rec.Name))
+		if due {
+			err = g.queue()
+		} else {
+			err = g.end(f.lost(rec, gone))
+		}
+	case was == Waiting:
+		g.await(rec.RestartAt)
+		return false
 	default:
-		err = g.fail(fault.New(fault.QEMUDied, "QEMU of guest %s ended while no hostagent ran", rec.Name))
+		return false
 	}
-	os.RemoveAll(f.runDir(rec.Name))
 	if err != nil {
 		f.Log.Error("settle guest", "guest", rec.Name, "error", err)
-		return
 	}
-	f.Log.Warn("guest settled", "guest", rec.Name, "was", rec.State, "is", g.Snapshot().State)
+	f.Log.Warn("guest settled", "guest", rec.Name, "was", was, "is", g.record().State)
+	return due
+}
+
+// lost says why a guest that was live does not run any more, and whether that
+// was an order.
+func (f *Fleet) lost(rec *store.Guest, gone error) (failure *fault.Error, told bool) {
+	switch {
+	case State(rec.State) == Stopping:
+		return nil, true
+	case rec.BootID != "" && rec.BootID != f.Boot:
+		return fault.New(fault.NodeDown, "the node went down while guest %s was %s", rec.Name, rec.State), false
+	case State(rec.State) == Starting:
+		return fault.New(fault.Interrupted, "hostagent ended while guest %s started", rec.Name), false
+	case !errors.Is(gone, launch.ErrGone):
+		return fault.New(fault.Internal, "guest %s was ended: its QEMU can't be supervised: %w", rec.Name, gone), false
+	}
+	return fault.New(fault.QEMUDied, "QEMU of guest %s ended while no hostagent ran", rec.Name), false
+}
+
+// adopt takes over a process, and tries again when that fails for another reason
+// than its end.
+func (f *Fleet) adopt(ctx context.Context, id launch.Identity) (p launch.Process, err error) {
+	for range adoptTries {
+		if p, err = f.Launcher.Adopt(ctx, id); err == nil || errors.Is(err, launch.ErrGone) {
+			return p, err
+		}
+		f.Log.Error("take over guest's QEMU", "pid", id.PID, "error", err)
+		select {
+		case <-time.After(adoptPause):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+	return nil, err
 }
 
 // endOrphans kills what a start left that was cut off: the process on record,
@@ -135,6 +203,7 @@ func (f *Fleet) endOrphans(ctx context.Context, l *life, uuid string) {
 // Close lets go of all guests; they run on.
 func (f *Fleet) Close() {
 	f.stop()
+	f.logs.close()
 	f.lives.Wait()
 }
 
@@ -152,7 +221,7 @@ func (f *Fleet) Get(name string) (*Guest, error) {
 func (f *Fleet) List() []*Guest {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var out []*Guest
+	out := make([]*Guest, 0, len(f.guests))
 	for _, name := range slices.Sorted(maps.Keys(f.guests)) {
 		if g := f.guests[name]; g != nil {
 			out = append(out, g)
@@ -162,13 +231,17 @@ func (f *Fleet) List() []*Guest {
 }
 
 // Create takes over a bundle. The guest exists when it returns nil, and not at
-// all otherwise.
+// all otherwise. A call that repeats the id and the name (if it has one) of an
+// earlier one gets that one's answer, also while that one is still under way.
 func (f *Fleet) Create(ctx context.Context, r Request) (*Guest, error) {
 	if !filepath.IsAbs(r.Bundle) {
 		return nil, fault.New(fault.BadRequest, "bundle %.200q is not an absolute path", r.Bundle)
 	}
-	if !requestForm.MatchString(r.ID) {
-		return nil, fault.New(fault.BadRequest, "request id %.80q is not up to 64 characters of a-z, A-Z, 0-9 and '-'", r.ID)
+	if err := checkRequest(r.ID); err != nil {
+		return nil, err
+	}
+	if g := f.created(r); g != nil { // the bundle may be gone by now
+		return g, nil
 	}
 	b, err := r.open()
 	if err != nil {
@@ -184,14 +257,25 @@ func (f *Fleet) Create(ctx context.Context, r Request) (*Guest, error) {
 	}
 	f.mu.Lock()
 	there, taken := f.guests[rec.Name]
+	first, own := f.creating[rec.Name], &creation{id: r.ID, owner: r.Owner, done: make(chan struct{})}
 	if !taken {
-		f.guests[rec.Name] = nil
+		f.guests[rec.Name], f.creating[rec.Name] = nil, own
 	}
 	f.mu.Unlock()
-	if taken {
-		if r.ID != "" && there != nil && there.Owner() == r.Owner && there.Snapshot().Request == r.ID {
-			return there, nil
+	switch {
+	case first != nil && r.ID != "" && first.id == r.ID && first.owner == r.Owner:
+		select {
+		case <-first.done:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
 		}
+		if first.err != nil {
+			return nil, first.err
+		}
+		return f.Get(rec.Name)
+	case there != nil && r.ID != "" && there.Owner() == r.Owner && there.record().Request == r.ID:
+		return there, nil
+	case taken:
 		return nil, fault.New(fault.NameTaken, "there is a guest %s already", rec.Name)
 	}
 	g := newGuest(f, *rec)
@@ -200,14 +284,38 @@ func (f *Fleet) Create(ctx context.Context, r Request) (*Guest, error) {
 		defer release() // once the guest is among the fleet's
 		err = f.populate(ctx, b, g)
 	}
+	own.err = err
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err != nil {
+	defer close(own.done)
+	delete(f.creating, rec.Name)
+	if own.err != nil {
 		delete(f.guests, rec.Name)
-		return nil, err
+		return nil, own.err
 	}
 	f.guests[rec.Name] = g
 	return g, nil
+}
+
+// created is the guest that an earlier call with this id made.
+func (f *Fleet) created(r Request) *Guest {
+	if r.ID == "" {
+		return nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if g := f.guests[r.Name]; g != nil && g.Owner() == r.Owner && g.record().Request == r.ID {
+		return g
+	}
+	return nil
+}
+
+// checkRequest refuses what is no id of a request.
+func checkRequest(id string) error {
+	if !requestForm.MatchString(id) {
+		return fault.New(fault.BadRequest, "request id %.80q is not up to 64 characters of a-z, A-Z, 0-9 and '-'", id)
+	}
+	return nil
 }
 
 // Delete removes a guest that does not run.
@@ -227,7 +335,7 @@ func (f *Fleet) Remove(ctx context.Context, g *Guest) error {
 	}
 	g.turn <- struct{}{} // so that no start begins meanwhile
 	defer func() { <-g.turn }()
-	rec := g.Snapshot()
+	rec := g.record()
 	if State(rec.State) == deleted {
 		return fault.New(fault.NoGuest, "there is no guest %.80q", name)
 	}
@@ -238,8 +346,13 @@ func (f *Fleet) Remove(ctx context.Context, g *Guest) error {
 		return fault.New(fault.Storage, "%w", err)
 	}
 	os.RemoveAll(f.runDir(name))
+	gone := *rec
+	gone.State = string(deleted)
 	g.mu.Lock()
-	g.rec.State = string(deleted)
+	g.rec = &gone
+	if g.callOff != nil {
+		g.callOff()
+	}
 	g.mu.Unlock()
 	f.mu.Lock()
 	delete(f.guests, name)

@@ -163,7 +163,7 @@ func TestCallsInEachState(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if err := g.Start(t.Context()); err != nil {
+		if err := g.Start(t.Context(), ""); err != nil {
 			t.Fatal(err)
 		}
 		if l := g.current(); l != nil {
@@ -184,7 +184,7 @@ func TestCallsInEachState(t *testing.T) {
 	if err := f.Delete(t.Context(), "g"); err != nil {
 		t.Fatal(err)
 	}
-	if err := g.Start(t.Context()); fault.As(err).Code != fault.WrongState {
+	if err := g.Start(t.Context(), ""); fault.As(err).Code != fault.WrongState {
 		t.Errorf("start of a deleted guest: %v", err)
 	}
 	if err := f.Delete(t.Context(), "g"); fault.As(err).Code != fault.NoGuest {

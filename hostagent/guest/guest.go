@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,131 +25,213 @@ type Guest struct {
 
 	dumping atomic.Bool // one dump is under way at a time
 
-	mu   sync.Mutex
-	rec  store.Guest
-	life *life // nil while no process belongs to the guest
+	mu      sync.Mutex
+	rec     *store.Guest // never changed, only replaced
+	life    *life        // nil while no process belongs to the guest
+	callOff func()       // ends the wait for a restart, nil: none
 }
 
 func newGuest(f *Fleet, rec store.Guest) *Guest {
-	return &Guest{fleet: f, turn: make(chan struct{}, 1), rec: rec}
+	return &Guest{fleet: f, turn: make(chan struct{}, 1), rec: &rec}
 }
 
 // Snapshot is the guest as it is now.
-func (g *Guest) Snapshot() store.Guest {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return snapshot(&g.rec)
-}
+func (g *Guest) Snapshot() store.Guest { return *g.record().Clone() }
 
-// snapshot copies what a later change would reach into.
-func snapshot(rec *store.Guest) store.Guest {
-	c := *rec
-	c.Stages = append([]store.Stage(nil), rec.Stages...)
-	return c
-}
+// record is the guest as it is now, for readers.
+func (g *Guest) record() *store.Guest { g.mu.Lock(); defer g.mu.Unlock(); return g.rec }
 
 // ConsolePath is the guest's console log.
 func (g *Guest) ConsolePath() string { return filepath.Join(g.dir(), consoleFile) }
 
-func (g *Guest) dir() string     { return g.fleet.Store.Dir(g.Snapshot().Name) }
+func (g *Guest) dir() string     { return g.fleet.Store.Dir(g.record().Name) }
 func (g *Guest) current() *life  { g.mu.Lock(); defer g.mu.Unlock(); return g.life }
 func (g *Guest) setLife(l *life) { g.mu.Lock(); defer g.mu.Unlock(); g.life = l }
 
-// update changes the record: it is stored first, then in force, then told.
-func (g *Guest) update(change func(rec *store.Guest) error) error {
+// weight is how much a change of the record matters.
+type weight int
+
+const (
+	decision weight = iota // what can't be stored is not done
+	fact                   // what happened: in force nevertheless, and stored with the next change
+	hint                   // of the guest, who says it again when asked: stored with the next change
+)
+
+// apply changes the record: it is stored first, then in force, then told. next is
+// the life that begins with the change.
+func (g *Guest) apply(w weight, next *life, change func(rec *store.Guest) error) error {
 	g.turn <- struct{}{} // the holder only writes a small file
 	defer func() { <-g.turn }()
-	rec := g.Snapshot()
-	if err := change(&rec); err != nil {
+	rec := g.record().Clone()
+	if err := change(rec); err != nil {
 		return err
 	}
-	if err := g.fleet.Store.Save(&rec); err != nil {
-		return fault.New(fault.Storage, "%w", err)
+	rec.BootID = g.fleet.Boot
+	var err error
+	if w != hint {
+		err = g.fleet.Store.Save(rec)
+	}
+	if err != nil {
+		err = fault.New(fault.Storage, "%w", err)
+		if w == decision {
+			return err
+		}
 	}
 	g.mu.Lock()
 	g.rec = rec
+	if next != nil {
+		g.life = next
+	}
+	if g.callOff != nil && State(rec.State) != Waiting {
+		g.callOff()
+		g.callOff = nil
+	}
 	g.mu.Unlock()
-	g.fleet.Hub.publish(snapshot(&rec), false)
-	return nil
+	g.fleet.Hub.publish(rec, false)
+	return err
 }
 
-// move is update with a transition.
+// update takes a decision.
+func (g *Guest) update(change func(rec *store.Guest) error) error {
+	return g.apply(decision, nil, change)
+}
+
+// note takes down a fact. It is in force even if an error says that it could not
+// be stored.
+func (g *Guest) note(change func(rec *store.Guest) error) error { return g.apply(fact, nil, change) }
+
+// move is a decision with a transition.
 func (g *Guest) move(to State, change func(rec *store.Guest)) error {
-	return g.update(func(rec *store.Guest) error {
-		if err := check(State(rec.State), to); err != nil {
-			return fault.New(fault.WrongState, "guest %s is %s: %w", rec.Name, rec.State, err)
+	return g.update(moving(to, change))
+}
+
+// moving is a change with a transition.
+func moving(to State, change func(rec *store.Guest)) func(rec *store.Guest) error {
+	return func(rec *store.Guest) error {
+		if err := checkMove(rec.Name, State(rec.State), to); err != nil {
+			return err
 		}
 		rec.State = string(to)
 		if change != nil {
 			change(rec)
 		}
 		return nil
-	})
+	}
 }
 
 // Start begins a launch. It returns once the state is stored; Snapshot and the
-// hub tell how it goes on.
-func (g *Guest) Start(ctx context.Context) error {
+// hub tell how it goes on. A call that repeats the id of the last start does
+// nothing; "" is never repeated.
+func (g *Guest) Start(ctx context.Context, id string) error {
+	if err := checkRequest(id); err != nil {
+		return err
+	}
+	err := g.begin(ctx, func(rec *store.Guest) error {
+		if id != "" && rec.StartedBy == id {
+			return errRepeated
+		}
+		rec.StartedBy, rec.Restarts = id, nil
+		return nil
+	})
+	if errors.Is(err, errRepeated) {
+		return nil
+	}
+	return err
+}
+
+var errRepeated = errors.New("guest was started by this call")
+
+// begin is the way to each launch: by a call, by the restart policy, at boot.
+func (g *Guest) begin(ctx context.Context, change func(rec *store.Guest) error) error {
 	if err := g.settled(ctx); err != nil {
 		return err
 	}
 	l := newLife(g)
-	if err := g.move(Starting, fresh); err != nil {
+	err := g.apply(decision, l, func(rec *store.Guest) error {
+		if err := change(rec); err != nil {
+			return err
+		}
+		if s := State(rec.State); s.Live() { // of those ready leads to starting, by the guest's own reboot
+			return fault.New(fault.WrongState, "guest %s is %s: it can't be started", rec.Name, s)
+		}
+		return moving(Starting, fresh)(rec)
+	})
+	if err != nil {
 		return err
 	}
-	g.setLife(l)
 	g.fleet.lives.Go(func() { l.launch(g.fleet.ctx) })
 	return nil
 }
 
 // fresh makes the record one of a guest that was never started.
 func fresh(rec *store.Guest) {
-	rec.Started, rec.Stages, rec.Failure, rec.Process = time.Now().UTC(), nil, nil, nil
+	rec.Started, rec.Stages, rec.Failure, rec.Process, rec.RestartAt = time.Now().UTC(), nil, nil, nil, time.Time{}
 }
 
 // settled waits until an ended run has cleared up behind itself, which it does
 // right after its last state is told.
 func (g *Guest) settled(ctx context.Context) error {
-	if l := g.current(); l != nil && !State(g.Snapshot().State).Live() {
+	if l := g.current(); l != nil && !State(g.record().State).Live() {
 		return l.wait(ctx)
 	}
 	return nil
 }
 
-// Stop asks the guest to power off and ends it by force after the timeout. It
-// returns when the guest has ended, or with the context.
+// Stop asks the guest to power off and ends it by force after the timeout, or
+// calls off its restart. It returns when the guest has ended, or with the context.
 func (g *Guest) Stop(ctx context.Context, timeout time.Duration) error {
-	l := g.current()
-	if l == nil {
-		return g.notRunning("stopped")
-	}
-	if State(g.Snapshot().State) == Starting {
-		l.order(order{kill: true}) // nothing in it to lose yet
-	} else if err := g.move(Stopping, nil); err == nil || State(g.Snapshot().State) == Stopping {
-		l.order(order{timeout: timeout})
-	} else {
-		return err
-	}
-	return l.wait(ctx)
+	return g.halt(ctx, order{timeout: timeout}, "stopped")
 }
 
-// Kill ends the guest at once.
+// Kill ends the guest at once, or calls off its restart.
 func (g *Guest) Kill(ctx context.Context) error {
+	return g.halt(ctx, order{kill: true}, "killed")
+}
+
+func (g *Guest) halt(ctx context.Context, o order, what string) error {
+	if State(g.record().State) == Waiting {
+		if err := g.callOffRestart(); err == nil || fault.As(err).Code == fault.Storage {
+			return err
+		} // its time came just now
+	}
 	l := g.current()
 	if l == nil {
-		return g.notRunning("killed")
+		return g.notRunning(what)
 	}
-	// Stored first, so that after a crash the guest is found ended by order. A
-	// guest that is starting is found as such.
-	if s := State(g.Snapshot().State); s == Running || s == Ready {
-		_ = g.move(Stopping, nil) // it may just have ended by itself
+	for ; l != nil; l = l.next { // a guest that just reboots has a next life
+		switch State(g.record().State) {
+		case Starting:
+			o = order{kill: true} // nothing in it to lose yet; after a crash it is found as starting
+		case Running, Ready:
+			g.stopping()
+		}
+		l.order(o)
+		if err := l.wait(ctx); err != nil {
+			return err
+		}
 	}
-	l.order(order{kill: true})
-	return l.wait(ctx)
+	if State(g.record().State) == Waiting { // it ended just before the order came
+		return g.callOffRestart()
+	}
+	return nil
+}
+
+// stopping is stored before an order acts, so that after a crash the guest is
+// found ended by order. A state folder that is full keeps nobody from stopping
+// guests.
+func (g *Guest) stopping() {
+	err := g.note(moving(Stopping, nil))
+	if err != nil && fault.As(err).Code == fault.Storage {
+		g.fleet.Log.Error("guest is stopped, but the order can't be stored", "guest", g.record().Name, "error", err)
+	} // else it is stopping already, or has just ended by itself
+}
+
+func (g *Guest) callOffRestart() error {
+	return g.move(Stopped, func(rec *store.Guest) { rec.RestartAt = time.Time{} })
 }
 
 func (g *Guest) notRunning(what string) error {
-	rec := g.Snapshot()
+	rec := g.record()
 	return fault.New(fault.WrongState, "guest %s is %s: it can't be %s", rec.Name, rec.State, what)
 }
 
@@ -160,33 +243,31 @@ func (g *Guest) Challenge(ctx context.Context, nonce [readiness.NonceSize]byte) 
 	}
 	report, err := l.challenge(ctx, nonce)
 	if err != nil {
-		return nil, fault.New(fault.NoAnswer, "ask guest %s: %w", g.Snapshot().Name, err)
+		return nil, fault.New(fault.NoAnswer, "ask guest %s: %w", g.record().Name, err)
 	}
 	return report, nil
 }
 
-// pass records a stage, the first time that it is reached in this start, and who
-// says so.
-func (g *Guest) pass(stage, by string) error {
-	return g.update(func(rec *store.Guest) error {
-		for _, s := range rec.Stages {
-			if s.Name == stage {
-				return errAlready
-			}
+// pass is a change by a stage of this start, that passed now, and who says so.
+func pass(rec *store.Guest, stage, by string) {
+	// Of a start before this hostagent's own the wall clock tells, which may have
+	// been set since.
+	millis := max(0, time.Since(rec.Started).Milliseconds())
+	for _, s := range rec.Stages {
+		if s.Name == stage {
+			return
 		}
-		rec.Stages = append(rec.Stages, store.Stage{Name: stage, Millis: time.Since(rec.Started).Milliseconds(), By: by})
-		return nil
-	})
+		millis = max(millis, s.Millis)
+	}
+	rec.Stages = append(rec.Stages, store.Stage{Name: stage, Millis: millis, By: by})
 }
 
-var errAlready = errors.New("stage was passed already")
-
-// fail ends a start or a run as failed.
-func (g *Guest) fail(f *fault.Error) error {
-	return g.move(Failed, func(rec *store.Guest) {
-		rec.Process = nil
-		rec.Failure = &store.Failure{Code: string(f.Code), Message: f.Message, Remedy: f.Remedy}
-	})
+// hear takes down a stage that the guest says it has passed, the first time.
+func (g *Guest) hear(stage string) error {
+	if slices.ContainsFunc(g.record().Stages, func(s store.Stage) bool { return s.Name == stage }) {
+		return nil // it may say so as often as it likes
+	}
+	return g.apply(hint, nil, func(rec *store.Guest) error { pass(rec, stage, store.ByGuest); return nil })
 }
 
 // guestFault is the failure that the guest itself reported.

@@ -18,15 +18,17 @@ import (
 
 // Bounds of waiting.
 const (
-	launchTimeout    = 5 * time.Minute  // from QEMU's start to the ultravisor's decision
-	adoptTimeout     = 5 * time.Second  // for QMP of a QEMU that runs already
+	launchTimeout    = 5 * time.Minute // from QEMU's start to the ultravisor's decision
+	adoptTimeout     = 5 * time.Second // for QMP of a QEMU that runs already
+	adoptTries       = 5               // while it is not known whether a process runs
+	adoptPause       = 200 * time.Millisecond
 	adoptPatience    = 15 * time.Second // for such a guest to say that it is ready
 	quitTimeout      = 2 * time.Second  // for QEMU to end by itself, before it is killed
 	killTimeout      = 10 * time.Second
 	refusalPatience  = 1500 * time.Millisecond // for the boot loader to print why
 	failPatience     = 3 * time.Second         // for a guest that gave up to power off
+	drainPatience    = 100 * time.Millisecond  // for the last words of one that ended
 	challengeTimeout = 5 * time.Second
-	consoleCheck     = 2 * time.Second
 )
 
 // order is what a caller wants of a running guest.
@@ -69,12 +71,14 @@ var (
 func newLife(g *Guest) *life {
 	return &life{
 		g: g, orders: make(chan order, 8), done: make(chan struct{}),
-		port: newPort(g.fleet.Log.With("guest", g.Snapshot().Name)), asking: make(chan struct{}, 1), reports: make(chan []byte, 1),
+		port: newPort(g.fleet.Log.With("guest", g.record().Name)), asking: make(chan struct{}, 1), reports: make(chan []byte, 1),
 	}
 }
 
 // order hands over an order; a guest with many orders pending is ending anyway.
+// However it ends from now on, somebody wanted it to.
 func (l *life) order(o order) {
+	l.aborted.Store(true)
 	select {
 	case l.orders <- o:
 	default:
@@ -92,15 +96,19 @@ func (l *life) wait(ctx context.Context) error {
 
 // supervise follows the guest until its process ends, or hostagent does.
 func (l *life) supervise(ctx context.Context) {
-	rec := l.g.Snapshot()
+	rec := l.g.record()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	l.g.fleet.lives.Go(func() { l.port.run(ctx, filepath.Join(l.g.fleet.runDir(rec.Name), readinessSocket)) })
-	deadline := time.NewTimer(max(l.patience, time.Until(rec.Started.Add(l.g.fleet.ReadyTimeout))))
+	// A clock set back since the start must not make it wait for years.
+	left := min(time.Until(rec.Started.Add(l.g.fleet.ReadyTimeout)), l.g.fleet.ReadyTimeout)
+	deadline := time.NewTimer(max(l.patience, left))
 	defer deadline.Stop()
-	console := time.NewTicker(consoleCheck)
-	defer console.Stop()
+	for _, log := range []string{consoleFile, qemuLog} {
+		defer l.g.fleet.logs.watch(filepath.Join(l.g.dir(), log)).end()
+	}
 	force := make(<-chan time.Time) // never, until a stop or a failure sets it
+	var by time.Time                // when force is due, for an order
 	quitting := false
 	var events <-chan qemu.Event
 	if l.monitor != nil {
@@ -124,13 +132,15 @@ func (l *life) supervise(ctx context.Context) {
 				force = time.After(failPatience)
 			}
 		case o := <-l.orders:
-			l.aborted.Store(true)
+			l.g.stopping()          // unless whoever ordered did: it was still starting then
 			if o.kill || !l.ready { // a guest that is not ready can't hear
 				l.killProcess()
 				continue
 			}
 			l.port.powerOff()
-			force = time.After(o.timeout)
+			if end := time.Now().Add(o.timeout); by.IsZero() || end.Before(by) { // a later order may hurry, not slow down
+				by, force = end, time.After(o.timeout)
+			}
 		case <-force:
 			if l.monitor == nil || quitting {
 				l.killProcess()
@@ -144,10 +154,6 @@ func (l *life) supervise(ctx context.Context) {
 				l.failed = string(fault.NotReady)
 				l.killProcess()
 			}
-		case <-console.C:
-			if err := rotate(l.g.ConsolePath()); err != nil {
-				l.g.fleet.Log.Warn("rotate console log", "guest", rec.Name, "error", err)
-			}
 		case <-ctx.Done():
 			return // the guest goes on without us
 		}
@@ -158,15 +164,12 @@ func (l *life) supervise(ctx context.Context) {
 func (l *life) message(m readiness.Message) (gaveUp bool) {
 	switch m := m.(type) {
 	case readiness.Stage:
-		if err := l.g.pass(m.Name, store.ByGuest); err != nil && !errors.Is(err, errAlready) {
-			l.report(err)
+		if m.Name != readiness.StageReady || l.ready || l.aborted.Load() {
+			l.report(l.g.hear(m.Name))
+		} else {
+			l.report(l.g.note(moving(Ready, func(rec *store.Guest) { pass(rec, m.Name, store.ByGuest) })))
 		}
-		if m.Name == readiness.StageReady && !l.ready {
-			l.ready = true
-			if !l.aborted.Load() {
-				l.report(l.g.move(Ready, nil))
-			}
-		}
+		l.ready = l.ready || m.Name == readiness.StageReady
 	case readiness.Fail:
 		if l.failed == "" && !l.ready {
 			l.failed = m.Code
@@ -195,7 +198,17 @@ func (l *life) challenge(ctx context.Context, nonce [readiness.NonceSize]byte) (
 	case <-l.reports: // an answer that came too late for its asker
 	default:
 	}
-	if err := l.port.send(readiness.Challenge{Nonce: nonce}); err != nil {
+	err := l.port.send(readiness.Challenge{Nonce: nonce})
+	for ; errors.Is(err, errNotConnected); err = l.port.send(readiness.Challenge{Nonce: nonce}) {
+		select { // the guest was taken over just now, say
+		case <-time.After(portPatience):
+		case <-l.done:
+			return nil, errors.New("the guest ended")
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+	if err != nil {
 		return nil, err
 	}
 	select {
@@ -262,7 +275,7 @@ func (l *life) waitExit(patience time.Duration) {
 	}
 }
 
-func (l *life) name() string { return l.g.Snapshot().Name }
+func (l *life) name() string { return l.g.record().Name }
 
 // report logs what can't be told to any caller.
 func (l *life) report(err error) {

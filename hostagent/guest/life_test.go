@@ -79,12 +79,11 @@ func TestLife(t *testing.T) {
 	t.Parallel()
 	r := newRoom(t, bootsUp)
 	f, g := inRoom(t, r, kept(t, stored("g", Created, 0)), nil)
-	events, cancel := f.Hub.Subscribe()
-	defer cancel()
-	if err := g.Start(t.Context()); err != nil {
+	events := f.Hub.Subscribe()
+	if err := g.Start(t.Context(), ""); err != nil {
 		t.Fatal(err)
 	}
-	if err := g.Start(t.Context()); fault.As(err).Code != fault.WrongState {
+	if err := g.Start(t.Context(), ""); fault.As(err).Code != fault.WrongState {
 		t.Errorf("second start: %v", err)
 	}
 	rec := becomes(t, g, Ready)
@@ -117,7 +116,11 @@ func TestLife(t *testing.T) {
 		t.Fatal(err)
 	}
 	var told []string
-	for e := range events {
+	for {
+		e, err := events.Next(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
 		if n := len(told); n == 0 || told[n-1] != e.Guest.State {
 			told = append(told, e.Guest.State)
 		}
@@ -162,7 +165,7 @@ func TestEnds(t *testing.T) {
 				t.Fatal(err)
 			}
 			f, g := inRoom(t, r, st, c.change)
-			if err := g.Start(t.Context()); err != nil {
+			if err := g.Start(t.Context(), ""); err != nil {
 				t.Fatal(err)
 			}
 			rec := becomes(t, g, Failed, Stopped)
@@ -192,7 +195,7 @@ func TestReboot(t *testing.T) {
 	_, g := inRoom(t, r, kept(t, stored("g", Stopped, 0)), func(o *Options) {
 		o.Platform = host{boot: func() error { boots <- struct{}{}; return nil }}
 	})
-	if err := g.Start(t.Context()); err != nil {
+	if err := g.Start(t.Context(), ""); err != nil {
 		t.Fatal(err)
 	}
 	for len(boots) < 3 {
@@ -227,7 +230,7 @@ func TestStopByForce(t *testing.T) {
 			r := newRoom(t, c.guest)
 			r.stuck = c.stuck
 			_, g := inRoom(t, r, kept(t, stored("g", Stopped, 0)), nil)
-			if err := g.Start(t.Context()); err != nil {
+			if err := g.Start(t.Context(), ""); err != nil {
 				t.Fatal(err)
 			}
 			becomes(t, g, c.state)
@@ -252,7 +255,7 @@ func TestStopWhileStarting(t *testing.T) {
 	_, g := inRoom(t, r, kept(t, stored("g", Stopped, 0)), func(o *Options) {
 		o.Platform = host{boot: func() error { close(begun); <-block; return context.Canceled }}
 	})
-	if err := g.Start(t.Context()); err != nil {
+	if err := g.Start(t.Context(), ""); err != nil {
 		t.Fatal(err)
 	}
 	<-begun
@@ -270,7 +273,7 @@ func TestChallengeWithoutAnswer(t *testing.T) {
 	t.Parallel()
 	r := newRoom(t, says("STAGE ready 9", "REPORT bm9ib2R5IGFza2Vk")) // unasked
 	_, g := inRoom(t, r, kept(t, stored("g", Stopped, 0)), nil)
-	if err := g.Start(t.Context()); err != nil {
+	if err := g.Start(t.Context(), ""); err != nil {
 		t.Fatal(err)
 	}
 	becomes(t, g, Ready)

@@ -9,7 +9,6 @@ import (
 	"github.com/secexec/secexec/hostagent/fault"
 	"github.com/secexec/secexec/hostagent/platform"
 	"github.com/secexec/secexec/hostagent/qemu"
-	"github.com/secexec/secexec/hostagent/store"
 )
 
 // event keeps what QEMU says of its end.
@@ -27,8 +26,12 @@ func (l *life) event(e qemu.Event) {
 	}
 }
 
-// drain takes the events that came before the process's end.
+// drain takes what was said before the process's end: it closed both connections.
+// What somebody ordered needs no reason.
 func (l *life) drain(events <-chan qemu.Event) {
+	if l.aborted.Load() {
+		return
+	}
 	patience := time.After(500 * time.Millisecond)
 	for events != nil {
 		select {
@@ -42,12 +45,16 @@ func (l *life) drain(events <-chan qemu.Event) {
 			return
 		}
 	}
-	for { // FAIL comes just before the power-off
+	// FAIL comes just before the power-off.
+	for end := time.Now().Add(drainPatience); time.Now().Before(end); {
 		select {
 		case m := <-l.port.messages:
 			l.message(m)
-		case <-time.After(100 * time.Millisecond):
-			return
+		default:
+			if !l.port.connected() && len(l.port.messages) == 0 {
+				return
+			}
+			time.Sleep(time.Millisecond)
 		}
 	}
 }
@@ -68,7 +75,7 @@ func (l *life) finish() {
 	case l.panics != "":
 		f = fault.New(fault.GuestPanic, "%s", withTail(fmt.Sprintf("guest %s: %s", name, l.panics), "its console's last lines", console))
 	case l.reason == "guest-reset" && l.ready:
-		l.restart()
+		l.reboot()
 		return
 	case l.reason == "guest-shutdown" && l.ready:
 	case l.reason == "guest-shutdown" || l.reason == "guest-reset":
@@ -76,20 +83,15 @@ func (l *life) finish() {
 	default:
 		f = fault.New(fault.QEMUDied, "%s", withTail(fmt.Sprintf("QEMU of guest %s ended: %s", name, l.proc.Exit()), "its last words", filepath.Join(l.g.dir(), qemuLog)))
 	}
-	if f != nil {
-		l.report(l.g.fail(f))
-		return
-	}
-	l.report(l.g.move(Stopped, func(rec *store.Guest) { rec.Process = nil }))
+	l.report(l.g.end(f, l.aborted.Load()))
 }
 
-// restart follows a guest's reboot: a fresh QEMU, and the same checks again.
-func (l *life) restart() {
-	next := newLife(l.g)
-	if err := l.g.move(Starting, fresh); err != nil {
-		l.report(err)
+// reboot follows a guest's own: a fresh QEMU, and the same checks again.
+func (l *life) reboot() {
+	next := newLife(l.g) // takes orders from now on, begins once this life's files are gone
+	if err := l.g.apply(decision, next, moving(Starting, fresh)); err != nil {
+		l.report(l.g.end(fault.As(err), l.aborted.Load()))
 		return
 	}
-	l.g.setLife(next) // takes orders from now on
-	l.next = next     // begins once this life's files are gone
+	l.next = next
 }

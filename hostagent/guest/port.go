@@ -71,6 +71,13 @@ func (p *port) run(ctx context.Context, socket string) {
 	}
 }
 
+// connected tells whether the guest may still say something.
+func (p *port) connected() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.conn != nil
+}
+
 func (p *port) set(conn net.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -98,7 +105,7 @@ func (p *port) mustPowerOff() bool {
 // were any.
 func (p *port) read(ctx context.Context, conn net.Conn) (any bool) {
 	var lines readiness.Lines
-	buf := make([]byte, 4096)
+	buf := make([]byte, 512)
 	window, got := time.Now(), 0
 	var said time.Time
 	var bad uint64 // lines that are no message, not told yet

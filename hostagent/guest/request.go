@@ -21,10 +21,13 @@ type Request struct {
 	ID        string // of the request, for a repeated one; "": never repeated
 	Loadparm  string // entry of the boot menu of a bundle that boots from its disk; "": the default
 
-	Owner   uint32                                // uid of the caller, whose guest it will be
-	Admin   bool                                  // the caller administers the node; a tenant may not reach beyond its guests
-	Folder  func() (bundle.Folder, error)         // opens Bundle as the caller may; nil: as hostagent may
-	Reserve func(Ask) (release func(), err error) // asks the caller's quota; nil: it has none
+	Owner     uint32                                // uid of the caller, whose guest it will be
+	Admin     bool                                  // the caller administers the node; a tenant may not reach beyond its guests
+	Folder    func() (bundle.Folder, error)         // opens Bundle as the caller may; nil: as hostagent may
+	Reserve   func(Ask) (release func(), err error) // asks the caller's quota; nil: it has none
+	Restart   *store.Restart                        // from RestartPolicy
+	Autostart bool
+	Order     uint32
 }
 
 // requestForm is what an id of a request may be.
@@ -36,6 +39,7 @@ func record(m *bundle.Manifest, r Request) (*store.Guest, error) {
 		Name: r.Name, UUID: newUUID(), State: string(Created), ImageID: m.Image.ID, Identity: m.Identity, Image: m.Image.File, Boot: m.Boot, Loadparm: r.Loadparm,
 		MemoryMiB: r.MemoryMiB, CPUs: r.CPUs, Request: r.ID, Created: time.Now().UTC(),
 		Owner: r.Owner, DiskBytes: partsSize(m),
+		Restart: r.Restart, Autostart: r.Autostart, Order: r.Order,
 	}
 	if rec.Name == "" {
 		rec.Name = m.Name

@@ -35,11 +35,11 @@ func (l *life) launch(ctx context.Context) {
 	case err == nil && !l.aborted.Load():
 	case l.aborted.Load():
 		l.killProcess()
-		l.report(l.g.move(Stopped, func(rec *store.Guest) { rec.Process = nil }))
+		l.report(l.g.end(nil, true))
 		return
 	case ctx.Err() != nil:
 		l.killProcess()
-		l.report(l.g.fail(fault.New(fault.Interrupted, "hostagent ended while guest %s started", l.name())))
+		l.report(l.g.end(fault.New(fault.Interrupted, "hostagent ended while guest %s started", l.name()), false))
 		return
 	default:
 		f := fault.As(err)
@@ -47,12 +47,12 @@ func (l *life) launch(ctx context.Context) {
 			l.waitExit(refusalPatience)
 		}
 		l.killProcess()
-		l.report(l.g.fail(f))
+		l.report(l.g.end(f, l.aborted.Load()))
 		return
 	}
-	if err := l.g.move(Running, nil); err != nil {
+	if err := l.g.move(Running, func(rec *store.Guest) { pass(rec, "unpacked", store.ByHost) }); err != nil {
 		l.killProcess()
-		l.report(l.g.fail(fault.As(err)))
+		l.report(l.g.end(fault.As(err), l.aborted.Load()))
 		return
 	}
 	l.supervise(ctx)
@@ -62,7 +62,6 @@ func (l *life) launch(ctx context.Context) {
 func (l *life) watchOrders(cancel context.CancelCauseFunc, launched <-chan struct{}) {
 	select {
 	case <-l.orders:
-		l.aborted.Store(true)
 		cancel(errAborted)
 	case <-launched:
 	}
@@ -101,10 +100,11 @@ func (l *life) start(ctx context.Context) error {
 		return fault.New(fault.Launch, "start guest %s: %w", rec.Name, err)
 	}
 	id := l.proc.Identity()
-	if err := l.g.update(func(rec *store.Guest) error { rec.Process = &id; return nil }); err != nil {
-		return err
-	}
-	if err := l.g.pass("starting", store.ByHost); err != nil {
+	if err := l.g.update(func(rec *store.Guest) error {
+		rec.Process = &id
+		pass(rec, "starting", store.ByHost)
+		return nil
+	}); err != nil {
 		return err
 	}
 	dialing, cancel := context.WithCancelCause(ctx)
@@ -127,7 +127,7 @@ func (l *life) start(ctx context.Context) error {
 	if err := f.Platform.Boot(booting, platform.BootSpec{Config: cfg, Monitor: l.monitor, Log: f.Log}); err != nil {
 		return l.startFault(dialing, &rec, err)
 	}
-	return l.g.pass("unpacked", store.ByHost)
+	return nil
 }
 
 // startFault finds the words for a failed start.

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/secexec/secexec/hostagent/fault"
 )
 
 // State is where a guest is in its life.
@@ -18,7 +20,11 @@ const (
 	Stopping State = "stopping" // asked to power off
 	Stopped  State = "stopped"
 	Failed   State = "failed"
+	Waiting  State = "waiting" // ended, and to be started again
 )
+
+// States lists all states.
+var States = []State{Created, Starting, Running, Ready, Stopping, Stopped, Failed, Waiting}
 
 // next lists the transitions that there are.
 //
@@ -27,14 +33,20 @@ const (
 //	               │ │ └────────┼─┴────────┼─┴──▶ stopped          │
 //	               │ └──────────┴──────────┴──────────┴──▶ failed  │
 //	               └───────────────────────────────────────┴───────┘
+//
+// Where a run ends it may also lead to waiting, by the guest's restart policy,
+// and from there to starting, or to stopped when somebody calls the restart off.
+// When the node was booted each state leads to waiting, for the guests that are
+// to start then.
 var next = map[State][]State{
-	Created:  {Starting},
-	Starting: {Running, Stopped, Failed},
-	Running:  {Ready, Stopping, Stopped, Failed},
-	Ready:    {Starting, Stopping, Stopped, Failed}, // starting: the guest rebooted
-	Stopping: {Stopped, Failed},
-	Stopped:  {Starting},
-	Failed:   {Starting},
+	Created:  {Starting, Waiting},
+	Starting: {Running, Stopped, Failed, Waiting},
+	Running:  {Ready, Stopping, Stopped, Failed, Waiting},
+	Ready:    {Starting, Stopping, Stopped, Failed, Waiting}, // starting: the guest rebooted
+	Stopping: {Stopped, Failed, Waiting},
+	Stopped:  {Starting, Waiting},
+	Failed:   {Starting, Waiting},
+	Waiting:  {Starting, Stopped, Failed, Waiting}, // waiting: in its turn instead
 }
 
 // Live tells whether a QEMU process belongs to the state.
@@ -47,6 +59,14 @@ var ErrTransition = errors.New("transition not allowed")
 func check(from, to State) error {
 	if !slices.Contains(next[from], to) {
 		return fmt.Errorf("%w: from %s to %s", ErrTransition, from, to)
+	}
+	return nil
+}
+
+// checkMove is check in words for callers.
+func checkMove(name string, from, to State) error {
+	if err := check(from, to); err != nil {
+		return fault.New(fault.WrongState, "guest %s is %s: %w", name, from, err)
 	}
 	return nil
 }

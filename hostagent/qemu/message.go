@@ -14,6 +14,7 @@ const (
 	maxLine      = 1 << 20 // bytes of one QMP message with its line end
 	maxEventData = 4096    // bytes of an event's data that are kept
 	maxText      = 1024    // bytes kept of a text that goes into an error
+	maxRate      = 1 << 20 // bytes a second that are read of a QEMU that floods its monitor
 )
 
 // ErrProtocol is wrapped by every error about what a QEMU sent: no greeting,

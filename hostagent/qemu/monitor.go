@@ -33,6 +33,8 @@ type Monitor struct {
 	release Release
 	events  chan Event
 	done    chan struct{} // closed when the reader has ended
+	closing chan struct{} // closed by Close, once
+	once    sync.Once
 	write   chan struct{} // holds one token; its holder may write
 
 	mu      sync.Mutex // guards the rest
@@ -91,6 +93,7 @@ func newMonitor(ctx context.Context, conn net.Conn) (*Monitor, error) {
 		release: msg.greeting.Release,
 		events:  make(chan Event, maxEvents),
 		done:    make(chan struct{}),
+		closing: make(chan struct{}),
 		write:   make(chan struct{}, 1),
 		waiting: make(map[uint64]chan reply),
 	}
@@ -131,6 +134,7 @@ func (m *Monitor) Err() error {
 
 // Close ends the connection and waits for the reader. QEMU runs on.
 func (m *Monitor) Close() error {
+	m.once.Do(func() { close(m.closing) })
 	err := m.conn.Close()
 	<-m.done
 	if errors.Is(err, net.ErrClosed) {
@@ -256,12 +260,20 @@ func (m *Monitor) send(ctx context.Context, text []byte, file *os.File) error {
 	return nil
 }
 
-// read is the reader: it runs until the connection ends and never waits for
-// anything else.
+// read is the reader: it runs until the connection ends and waits for nothing
+// else, but when QEMU sends more than maxRate.
 func (m *Monitor) read(lines *bufio.Reader) {
 	failure := ErrClosed
+	window, got := time.Now(), 0
 	for {
 		line, err := readLine(lines)
+		if got += len(line); got >= maxRate {
+			select {
+			case <-time.After(time.Until(window.Add(time.Second))):
+			case <-m.closing:
+			}
+			window, got = time.Now(), 0
+		}
 		if err != nil {
 			if errors.Is(err, ErrProtocol) {
 				failure = err

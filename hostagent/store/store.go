@@ -29,6 +29,9 @@ import (
 // what came later, is read too.
 const Version = 2
 
+// lockPatience is how long a lock may be held by what an ended hostagent left.
+const lockPatience = 2 * time.Second
+
 // Names of files.
 const (
 	guestsDir  = "guests"
@@ -77,6 +80,8 @@ type Guest struct {
 	Networks  []Network   `json:"networks,omitempty"`
 	Resources *Resources  `json:"resources,omitempty"` // nil: the node's defaults
 	Move      *Move       `json:"move,omitempty"`      // nil: the guest is here and nowhere else
+	RestartAt time.Time   `json:"restart_at,omitzero"` // when a waiting guest starts again, zero: in its turn after the node's boot
+	BootID    string      `json:"boot_id,omitempty"`   // of the node's boot in which this was written
 }
 
 // Restart is what happens when a guest ends without being told to.
@@ -153,8 +158,9 @@ type envelope struct {
 // Store is a state folder. Its methods may be called from several goroutines,
 // for one guest from one at a time.
 type Store struct {
-	dir  string
-	lock *os.File
+	dir   string
+	lock  *os.File
+	files files
 }
 
 // Open makes or opens a state folder and locks it.
@@ -166,11 +172,25 @@ func Open(dir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open state folder: %w", err)
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	// A hostagent that was killed while it started a process: that process has the
+	// lock until it becomes another program.
+	err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	for end := time.Now().Add(lockPatience); err != nil && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+		err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
+	if err != nil {
 		lock.Close()
 		return nil, fmt.Errorf("lock %s: %w: stop it, or give this one another --state", dir, ErrLocked)
 	}
-	return &Store{dir: dir, lock: lock}, nil
+	s := &Store{dir: dir, lock: lock, files: disk{}}
+	// An earlier hostagent may have been killed before it made a new guest's
+	// folder last.
+	if err := errors.Join(s.flush(dir), s.flush(filepath.Join(dir, guestsDir))); err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("open state folder: %w", err)
+	}
+	return s, nil
 }
 
 // Close unlocks the folder.
@@ -190,13 +210,29 @@ func CheckName(name string) error {
 func (s *Store) Dir(name string) string { return filepath.Join(s.dir, guestsDir, name) }
 
 // Save replaces a guest's record. When it returns nil the record survives a
-// loss of power.
+// loss of power; when not, the old one does or, if only the last flush failed,
+// either.
 func (s *Store) Save(g *Guest) error {
 	text, err := marshal(g)
 	if err != nil {
 		return fmt.Errorf("save guest %s: %w", g.Name, err)
 	}
-	if err := replace(s.Dir(g.Name), recordFile, text); err != nil {
+	dir := s.Dir(g.Name)
+	_, err = os.Lstat(filepath.Join(dir, recordFile))
+	// The first record makes the guest: its parts must be there before, and its
+	// folder afterwards.
+	if errors.Is(err, os.ErrNotExist) {
+		err = s.flush(dir)
+		if err == nil {
+			err = s.replace(dir, recordFile, text)
+		}
+		if err == nil {
+			err = s.flush(filepath.Dir(dir))
+		}
+	} else if err == nil {
+		err = s.replace(dir, recordFile, text)
+	}
+	if err != nil {
 		return fmt.Errorf("save guest %s: %w", g.Name, err)
 	}
 	return nil
@@ -245,14 +281,22 @@ func (s *Store) clean(name string) error {
 	return os.RemoveAll(s.Dir(name))
 }
 
-// Delete removes a guest's folder. The record goes first: a folder without one
-// is removed by the next Load.
+// Delete removes a guest's folder. The record goes first, and for good: a folder
+// without one is removed by the next Load, but a record without its disks would
+// be a guest that can't start.
 func (s *Store) Delete(name string) error {
 	dir := s.Dir(name)
-	if err := os.Remove(filepath.Join(dir, recordFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("delete guest %s: %w", name, err)
+	err := s.files.remove(filepath.Join(dir, recordFile))
+	switch {
+	case err == nil:
+		err = s.flush(dir)
+	case errors.Is(err, os.ErrNotExist):
+		err = nil
 	}
-	if err := os.RemoveAll(dir); err != nil {
+	if err == nil {
+		err = s.files.removeAll(dir)
+	}
+	if err != nil {
 		return fmt.Errorf("delete guest %s: %w", name, err)
 	}
 	return nil
@@ -334,31 +378,4 @@ func unmarshal(text []byte) (*Guest, error) {
 		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	return g, nil
-}
-
-// replace writes a file's new content beside it, flushes it, and renames it.
-func replace(dir, name string, data []byte) error {
-	f, err := os.CreateTemp(dir, "."+name+"-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), filepath.Join(dir, name)); err != nil {
-		return err
-	}
-	// The folder's own entry too: the first record of a guest makes both last.
-	return errors.Join(syncDir(dir), syncDir(filepath.Dir(dir)))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

@@ -856,7 +856,7 @@ type Guest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Uuid          string                 `protobuf:"bytes,2,opt,name=uuid,proto3" json:"uuid,omitempty"`
-	State         string                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`          // created starting running ready stopping stopped failed
+	State         string                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`          // created starting running ready stopping stopped failed waiting
 	Stages        []*Stage               `protobuf:"bytes,4,rep,name=stages,proto3" json:"stages,omitempty"`        // of the last start, in order
 	Platform      string                 `protobuf:"bytes,5,opt,name=platform,proto3" json:"platform,omitempty"`    // se, emulated
 	Protected     bool                   `protobuf:"varint,6,opt,name=protected,proto3" json:"protected,omitempty"` // false: the platform protects nothing
@@ -867,7 +867,7 @@ type Guest struct {
 	Cpus          uint32                 `protobuf:"varint,11,opt,name=cpus,proto3" json:"cpus,omitempty"`
 	ImageId       string                 `protobuf:"bytes,12,opt,name=image_id,json=imageId,proto3" json:"image_id,omitempty"` // hex
 	Identity      string                 `protobuf:"bytes,13,opt,name=identity,proto3" json:"identity,omitempty"`              // Ed25519 public key from the bundle, hex
-	Failure       *Failure               `protobuf:"bytes,14,opt,name=failure,proto3" json:"failure,omitempty"`                // set in state failed
+	Failure       *Failure               `protobuf:"bytes,14,opt,name=failure,proto3" json:"failure,omitempty"`                // set in states failed and waiting
 	Restart       *Restart               `protobuf:"bytes,15,opt,name=restart,proto3" json:"restart,omitempty"`
 	Autostart     bool                   `protobuf:"varint,16,opt,name=autostart,proto3" json:"autostart,omitempty"`
 	Order         uint32                 `protobuf:"varint,17,opt,name=order,proto3" json:"order,omitempty"`
@@ -877,6 +877,9 @@ type Guest struct {
 	OwnerUid      uint32                 `protobuf:"varint,21,opt,name=owner_uid,json=ownerUid,proto3" json:"owner_uid,omitempty"` // who created it
 	Restarts      uint32                 `protobuf:"varint,22,opt,name=restarts,proto3" json:"restarts,omitempty"`                 // by the restart policy, within its window
 	Unit          string                 `protobuf:"bytes,23,opt,name=unit,proto3" json:"unit,omitempty"`                          // systemd unit that QEMU runs in, empty: none
+	// In state waiting: when the guest starts again; 0: in its turn after the
+	// node's boot.
+	RestartUnixMs int64 `protobuf:"varint,26,opt,name=restart_unix_ms,json=restartUnixMs,proto3" json:"restart_unix_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1070,6 +1073,13 @@ func (x *Guest) GetUnit() string {
 		return x.Unit
 	}
 	return ""
+}
+
+func (x *Guest) GetRestartUnixMs() int64 {
+	if x != nil {
+		return x.RestartUnixMs
+	}
+	return 0
 }
 
 // Stage is a hint: the host, and in the guest anybody, can write it. The
@@ -1631,7 +1641,7 @@ const file_proto_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"timeUnixMs\x121\n" +
 	"\x05guest\x18\x03 \x01(\v2\x1b.secexec.hostagent.v1.GuestR\x05guest\x12\x18\n" +
 	"\adeleted\x18\x04 \x01(\bR\adeleted\x12\x14\n" +
-	"\x05epoch\x18\x05 \x01(\tR\x05epoch\"\x9f\x06\n" +
+	"\x05epoch\x18\x05 \x01(\tR\x05epoch\"\xc7\x06\n" +
 	"\x05Guest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04uuid\x18\x02 \x01(\tR\x04uuid\x12\x14\n" +
@@ -1657,7 +1667,8 @@ const file_proto_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\tresources\x18\x14 \x01(\v2\x1f.secexec.hostagent.v1.ResourcesR\tresources\x12\x1b\n" +
 	"\towner_uid\x18\x15 \x01(\rR\bownerUid\x12\x1a\n" +
 	"\brestarts\x18\x16 \x01(\rR\brestarts\x12\x12\n" +
-	"\x04unit\x18\x17 \x01(\tR\x04unit\"C\n" +
+	"\x04unit\x18\x17 \x01(\tR\x04unit\x12&\n" +
+	"\x0frestart_unix_ms\x18\x1a \x01(\x03R\rrestartUnixMs\"C\n" +
 	"\x05Stage\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06millis\x18\x02 \x01(\x04R\x06millis\x12\x0e\n" +
