@@ -58,6 +58,11 @@ func kept(t *testing.T, rec *store.Guest) *store.Store {
 	if err := errors.Join(os.MkdirAll(st.Dir("g"), 0o700), st.Save(rec)); err != nil {
 		t.Fatal(err)
 	}
+	for _, name := range []string{"boot.seimg", "root.img"} { // hostagent opens what QEMU gets
+		if err := os.WriteFile(filepath.Join(st.Dir("g"), name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	return st
 }
 
