@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/godbus/dbus/v5"
 )
@@ -21,6 +23,9 @@ type bus struct {
 
 var _ manager = (*bus)(nil)
 
+// connectTimeout bounds the making of a connection.
+const connectTimeout = 5 * time.Second
+
 const (
 	systemdName  = "org.freedesktop.systemd1"
 	managerIface = systemdName + ".Manager"
@@ -32,6 +37,9 @@ const (
 	// between, as systemctl does.
 	privateSocket = "unix:path=/run/systemd/private"
 	systemSocket  = "unix:path=/run/dbus/system_bus_socket"
+
+	// unitsFolder has a link invocation:UNIT to the ID of the unit's run.
+	unitsFolder = "/run/systemd/units"
 )
 
 func (b *bus) connect(ctx context.Context) error {
@@ -63,6 +71,8 @@ func (b *bus) connection(ctx context.Context) (*dbus.Conn, error) {
 
 // dialBus connects and says who we are; hello is what a bus daemon wants besides.
 func dialBus(ctx context.Context, address string, hello bool) (*dbus.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -73,8 +83,12 @@ func dialBus(ctx context.Context, address string, hello bool) (*dbus.Conn, error
 	}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	err = conn.Auth([]dbus.Auth{dbus.AuthExternal(strconv.Itoa(os.Geteuid()))})
-	if err == nil && hello {
+	switch {
+	case err != nil:
+	case hello:
 		err = conn.Hello()
+	default:
+		err = settle(ctx, conn)
 	}
 	if err == nil && !conn.SupportsUnixFDs() {
 		err = errors.New("it passes no file descriptors")
@@ -87,6 +101,21 @@ func dialBus(ctx context.Context, address string, hello bool) (*dbus.Conn, error
 		return nil, fmt.Errorf("connect to %s: %w", address, err)
 	}
 	return conn, nil
+}
+
+// settle waits until systemd reads calls from a new connection to its own socket.
+// What arrives together with the last word of the greeting it treats badly (252):
+// a call lies unread until the next one comes, and descriptors end the connection.
+// So calls that carry none come first, until one is answered.
+func settle(ctx context.Context, conn *dbus.Conn) error {
+	for patience := 5 * time.Millisecond; ; patience *= 2 {
+		ping, cancel := context.WithTimeout(ctx, patience)
+		err := conn.Object(systemdName, managerPath).CallWithContext(ping, "org.freedesktop.DBus.Peer.Ping", 0).Err
+		cancel()
+		if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) || patience > connectTimeout {
+			return err
+		}
+	}
 }
 
 func (b *bus) close() {
@@ -186,6 +215,23 @@ func (b *bus) list(ctx context.Context, pattern string) ([]listed, error) {
 		out[i] = listed{u.Name, u.Description}
 	}
 	return out, nil
+}
+
+// holds implements manager. It asks the kernel for the unit, and systemd's files
+// for the run of it.
+func (b *bus) holds(id Identity) error {
+	text, err := readSmall(procFile(id.PID, "cgroup"), 64<<10)
+	if err != nil {
+		return gone(id.PID, err)
+	}
+	if !strings.Contains(string(text), "/"+Slice+"/"+id.Unit+"\n") {
+		return fmt.Errorf("process %d is not in unit %s: %w", id.PID, id.Unit, ErrGone)
+	}
+	run, err := os.Readlink(unitsFolder + "/invocation:" + id.Unit)
+	if err == nil && run != id.Invocation {
+		return fmt.Errorf("unit %s was started anew: %w", id.Unit, ErrGone)
+	}
+	return nil
 }
 
 func isError(err error, name string) bool {

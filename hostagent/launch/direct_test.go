@@ -39,6 +39,8 @@ func TestMain(m *testing.M) {
 		os.Exit(7)
 	case "surroundings":
 		surroundings()
+	case "unit launcher":
+		unitLauncher()
 	case "launcher":
 		launcher()
 	}

@@ -48,6 +48,13 @@ func watch(id Identity, reap func() Exit) (*process, error) {
 	return p, nil
 }
 
+// endedProcess is a process that ended before it could be watched.
+func endedProcess(id Identity, exit Exit) *process {
+	p := &process{id: id, exit: exit, exited: make(chan struct{})}
+	close(p.exited)
+	return p
+}
+
 // release ends the watch of a process that turned out not to be ours.
 func (p *process) release() { p.fd.close() }
 
@@ -61,6 +68,9 @@ func (p *process) Exit() Exit {
 }
 
 func (p *process) Kill(ctx context.Context) error {
+	if p.fd == nil {
+		return nil
+	}
 	if err := p.fd.kill(); err != nil {
 		select {
 		case <-p.exited: // the watch closes the pidfd after that

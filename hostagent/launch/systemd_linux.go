@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"strings"
 	"syscall"
 	"time"
 
@@ -17,10 +16,9 @@ import (
 
 // Bounds of waiting for systemd.
 const (
-	startTimeout   = 20 * time.Second // from the order to the running program
-	resultTimeout  = 3 * time.Second  // for a unit's word on how its process ended
-	clearTimeout   = 5 * time.Second  // for an ended unit to vanish
-	unitsFolder    = "/run/systemd/units"
+	startTimeout   = 20 * time.Second      // from the order to the running program
+	resultTimeout  = 3 * time.Second       // for a unit's word on how its process ended
+	clearTimeout   = 5 * time.Second       // for an ended unit to vanish
 	systemdPresent = "/run/systemd/system" // sd_booted(3)
 )
 
@@ -46,6 +44,9 @@ type manager interface {
 	state(ctx context.Context, unit string) (*unitState, error)
 	clear(ctx context.Context, unit string) error // stop it, and forget its failure
 	list(ctx context.Context, pattern string) ([]listed, error)
+	// holds wraps ErrGone unless the process belongs to its unit, and to this run
+	// of it. It needs no connection.
+	holds(id Identity) error
 }
 
 // listed is a loaded unit.
@@ -132,6 +133,7 @@ func (s *Systemd) start(ctx context.Context, spec *Spec) (*process, error) {
 	if err := s.startUnit(ctx, unit, props); err != nil {
 		return nil, err
 	}
+	stdin.Close() // what no process takes is lost with systemd's copy
 	files := append([]*os.File{tells, log}, spec.Files...)
 	p, err := s.handOver(ctx, unit, ends[0], message, files, told)
 	if err != nil {
@@ -174,7 +176,11 @@ func (s *Systemd) handOver(ctx context.Context, unit string, socket int, message
 	for i, f := range files {
 		fds[i] = int(f.Fd())
 	}
-	if err := unix.Sendmsg(socket, message, unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL); err != nil {
+	err := unix.Sendmsg(socket, message, unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL)
+	if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
+		return nil, io.ErrUnexpectedEOF // the unit has failed already
+	}
+	if err != nil {
 		return nil, fmt.Errorf("hand over to unit %s: %w", unit, os.NewSyscallError("sendmsg", err))
 	}
 	files[0].Close() // the report pipe's end: so it ends with the process's
@@ -190,11 +196,17 @@ func (s *Systemd) handOver(ctx context.Context, unit string, socket int, message
 	}
 	id := Identity{PID: pid, Unit: unit, Invocation: invocation}
 	p, err := watch(id, func() Exit { return s.result(id) })
-	if err != nil {
-		return nil, fmt.Errorf("unit %s: its process ended at once: %w", unit, err)
+	if errors.Is(err, ErrGone) { // ended, and reaped, already
+		return endedProcess(id, s.result(id)), nil
 	}
-	if err := inUnit(p.id); err != nil {
+	if err != nil {
+		return nil, fmt.Errorf("unit %s: %w", unit, err)
+	}
+	if err := s.units.holds(p.id); err != nil {
 		p.release()
+		if exit := s.result(id); exit.Known {
+			return endedProcess(id, exit), nil
+		}
 		return nil, err
 	}
 	return p, nil
@@ -207,7 +219,7 @@ func (s *Systemd) explain(unit string, err error) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), resultTimeout)
 	defer cancel()
-	state, failure := s.settled(ctx, unit)
+	state, failure := s.settled(ctx, unit, nil)
 	if failure != nil {
 		return fmt.Errorf("unit %s failed: %w", unit, failure)
 	}
@@ -224,7 +236,7 @@ func (s *Systemd) Adopt(ctx context.Context, id Identity) (Process, error) {
 	}
 	p, err := adopt(id, func() Exit { return s.result(id) })
 	if err == nil {
-		if err = inUnit(id); err != nil {
+		if err = s.units.holds(id); err != nil {
 			p.release()
 		}
 	}
@@ -276,7 +288,7 @@ func (s *Systemd) orphan(ctx context.Context, unit string) (Process, error) {
 		id := Identity{PID: int(state.MainPID), Unit: unit, Invocation: state.Invocation}
 		p, err := watch(id, func() Exit { return s.result(id) })
 		if err == nil {
-			if err = inUnit(p.id); err == nil {
+			if err = s.units.holds(p.id); err == nil {
 				return p, nil
 			}
 			p.release()
@@ -293,28 +305,28 @@ func (s *Systemd) orphan(ctx context.Context, unit string) (Process, error) {
 func (s *Systemd) result(id Identity) Exit {
 	ctx, cancel := context.WithTimeout(context.Background(), resultTimeout)
 	defer cancel()
-	state, err := s.settled(ctx, id.Unit)
-	if err == nil && state.Invocation != id.Invocation {
+	state, err := s.settled(ctx, id.Unit, func(u *unitState) bool {
+		return u.Invocation != id.Invocation || u.MainPID != 0 && int(u.MainPID) != id.PID
+	})
+	if err != nil {
+		s.log.Warn("read how a unit ended", "unit", id.Unit, "error", err)
 		return Exit{}
 	}
-	if err == nil {
-		defer func() {
-			if err := s.units.clear(ctx, id.Unit); err != nil {
-				s.log.Warn("clear unit", "unit", id.Unit, "error", err)
-			}
-		}()
-		return state.exit()
+	if state.Invocation != id.Invocation || !state.ended() {
+		return Exit{}
 	}
-	s.log.Warn("read how a unit ended", "unit", id.Unit, "error", err)
-	return Exit{}
+	if err := s.units.clear(ctx, id.Unit); err != nil {
+		s.log.Warn("clear unit", "unit", id.Unit, "error", err)
+	}
+	return state.exit()
 }
 
-// settled waits until systemd knows that a unit's process has ended: it is told
-// by the kernel just as we are.
-func (s *Systemd) settled(ctx context.Context, unit string) (*unitState, error) {
+// settled waits until systemd knows that a unit's process has ended (it is told by
+// the kernel just as we are) or until the unit is of no interest.
+func (s *Systemd) settled(ctx context.Context, unit string, foreign func(*unitState) bool) (*unitState, error) {
 	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
 		state, err := s.units.state(ctx, unit)
-		if err != nil || state.ended() {
+		if err != nil || state.ended() || foreign != nil && foreign(state) {
 			return state, err
 		}
 		select {
@@ -330,25 +342,8 @@ func (s *Systemd) clear(ctx context.Context, unit string) error {
 	if err := s.units.clear(ctx, unit); err != nil {
 		return fmt.Errorf("clear unit %s: %w", unit, err)
 	}
-	_, err := s.settled(ctx, unit)
+	_, err := s.settled(ctx, unit, nil)
 	return errors.Join(err, s.units.clear(ctx, unit)) // what stopping made of it
-}
-
-// inUnit asks the kernel whether a process belongs to its unit, and systemd's
-// files whether to this run of it. Both need no connection.
-func inUnit(id Identity) error {
-	text, err := readSmall(procFile(id.PID, "cgroup"), 64<<10)
-	if err != nil {
-		return gone(id.PID, err)
-	}
-	if !strings.Contains(string(text), "/"+Slice+"/"+id.Unit+"\n") {
-		return fmt.Errorf("process %d is not in unit %s: %w", id.PID, id.Unit, ErrGone)
-	}
-	run, err := os.Readlink(unitsFolder + "/invocation:" + id.Unit)
-	if err == nil && run != id.Invocation {
-		return fmt.Errorf("unit %s was started anew: %w", id.Unit, ErrGone)
-	}
-	return nil
 }
 
 // groupsOf lists the groups, by number, that may open device files which not

@@ -73,7 +73,7 @@ type bindPath struct {
 	Flags         uint64
 }
 
-// familyList and callList are (bas): an allow-list or a deny-list.
+// nameList is (bas): an allow-list or a deny-list.
 type nameList struct {
 	Allow bool
 	Names []string
@@ -175,7 +175,7 @@ func properties(spec *Spec, c confinement, stdin dbus.UnixFD) ([]property, error
 	set("RestrictNamespaces", uint64(0)) // none may be made
 	set("MemoryDenyWriteExecute", !spec.Needs.Translates)
 	set("SystemCallArchitectures", []string{"native"})
-	set("SystemCallFilter", nameList{true, []string{"@system-service"}})
+	set("SystemCallFilter", nameList{true, []string{"@system-service", "seccomp"}}) // seccomp: QEMU's own filter
 	set("SystemCallFilter", nameList{false, []string{"@privileged", "@resources", "@keyring", "@chown", "@setuid"}})
 	set("SystemCallErrorNumber", int32(ePerm))
 	return out, nil
