@@ -35,12 +35,15 @@ const (
 	QEMUDied     Code = "H218"
 	Internal     Code = "H219"
 
-	TooLarge   Code = "H227"
-	Promised   Code = "H228"
-	ImageKind  Code = "H229"
-	DiskInUse  Code = "H230"
-	Impossible Code = "H231"
-	NoDump     Code = "H232"
+	TooLarge    Code = "H227"
+	Promised    Code = "H228"
+	ImageKind   Code = "H229"
+	DiskInUse   Code = "H230"
+	Impossible  Code = "H231"
+	NoDump      Code = "H232"
+	NoSystemd   Code = "H241"
+	UnitTaken   Code = "H242"
+	OutOfMemory Code = "H243"
 )
 
 // entry is a code's meaning, remedy and ttrpc status.
@@ -71,12 +74,15 @@ var table = map[Code]entry{
 	QEMUDied:     {"QEMU ended unexpectedly", "see the guest's qemu.log in the state folder", codes.Aborted},
 	Internal:     {"hostagent failed inside", "report a bug with hostagent's log", codes.Internal},
 
-	TooLarge:   {"the guest wants more than this node or its ultravisor has for one", "give it less memory or fewer CPUs, or run it on a larger node", codes.FailedPrecondition},
-	Promised:   {"the node has no room for another guest", "stop a guest, run this one on another node, or see memory_ratio in hostagent.yaml", codes.ResourceExhausted},
-	ImageKind:  {"this node's ultravisor takes no such image", "run it on a newer machine, or ask the owner to seal it without what the message names", codes.FailedPrecondition},
-	DiskInUse:  {"a disk of the guest is in use", "stop the guest that uses it, or attach it read-only to both", codes.FailedPrecondition},
-	Impossible: {"Secure Execution has no such thing", "leave it out: docs/platforms.md says why and what there is instead", codes.InvalidArgument},
-	NoDump:     {"the guest can't be dumped", "see secexec logs; the owner decides at build whether an image allows dumps", codes.FailedPrecondition},
+	TooLarge:    {"the guest wants more than this node or its ultravisor has for one", "give it less memory or fewer CPUs, or run it on a larger node", codes.FailedPrecondition},
+	Promised:    {"the node has no room for another guest", "stop a guest, run this one on another node, or see memory_ratio in hostagent.yaml", codes.ResourceExhausted},
+	ImageKind:   {"this node's ultravisor takes no such image", "run it on a newer machine, or ask the owner to seal it without what the message names", codes.FailedPrecondition},
+	DiskInUse:   {"a disk of the guest is in use", "stop the guest that uses it, or attach it read-only to both", codes.FailedPrecondition},
+	Impossible:  {"Secure Execution has no such thing", "leave it out: docs/platforms.md says why and what there is instead", codes.InvalidArgument},
+	NoDump:      {"the guest can't be dumped", "see secexec logs; the owner decides at build whether an image allows dumps", codes.FailedPrecondition},
+	NoSystemd:   {"systemd can't be reached to launch QEMU", "see that /run/systemd/private or the system bus is there, or set launcher: direct in hostagent.yaml", codes.Unavailable},
+	UnitTaken:   {"a QEMU of this guest runs already", "see systemctl status of its unit; another hostagent on this node may have a guest of this name", codes.AlreadyExists},
+	OutOfMemory: {"QEMU was ended for want of memory", "see the unit's messages in the journal; the node may have given out more memory than it has", codes.ResourceExhausted},
 }
 
 // Error is a failure with its code.

@@ -91,7 +91,7 @@ func (l *life) start(ctx context.Context) error {
 		return err
 	}
 	if l.proc, err = l.launchQEMU(ctx, &rec, cfg); err != nil {
-		return fault.New(fault.Launch, "start guest %s: %w", rec.Name, err)
+		return fault.New(launchCode(err), "start guest %s: %w", rec.Name, err)
 	}
 	id := l.proc.Identity()
 	if err := l.g.update(func(rec *store.Guest) error { rec.Process = &id; return nil }); err != nil {
@@ -142,6 +142,17 @@ func (l *life) launchQEMU(ctx context.Context, rec *store.Guest, cfg *qemu.Confi
 		spec.Resources = launch.Resources(*rec.Resources)
 	}
 	return l.g.fleet.Launcher.Start(ctx, spec)
+}
+
+// launchCode is the code of a QEMU that could not be launched.
+func launchCode(err error) fault.Code {
+	switch {
+	case errors.Is(err, launch.ErrNoSystemd):
+		return fault.NoSystemd
+	case errors.Is(err, launch.ErrRuns):
+		return fault.UnitTaken
+	}
+	return fault.Launch
 }
 
 // needs is what QEMU must be let do.

@@ -187,15 +187,14 @@ func (b *bus) state(ctx context.Context, unit string) (*unitState, error) {
 // clear implements manager. A unit that is not there is no error.
 func (b *bus) clear(ctx context.Context, unit string) error {
 	var job dbus.ObjectPath
-	for _, err := range []error{
-		b.call(ctx, managerPath, managerIface+".StopUnit", []any{&job}, unit, "replace"),
-		b.call(ctx, managerPath, managerIface+".ResetFailedUnit", nil, unit),
-	} {
-		if err != nil && !isError(err, systemdName+".NoSuchUnit") {
-			return err
-		}
+	err := b.call(ctx, managerPath, managerIface+".StopUnit", []any{&job}, unit, "replace")
+	if err == nil {
+		err = b.call(ctx, managerPath, managerIface+".ResetFailedUnit", nil, unit)
 	}
-	return nil
+	if isError(err, systemdName+".NoSuchUnit") {
+		return nil
+	}
+	return err
 }
 
 func (b *bus) list(ctx context.Context, pattern string) ([]listed, error) {
