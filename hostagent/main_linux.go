@@ -33,6 +33,10 @@ var version = "devel"
 var newFleet = guest.NewFleet
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == "exec" {
+		fmt.Fprintln(os.Stderr, "hostagent:", launch.Exec())
+		os.Exit(1)
+	}
 	// What a signal can't end in time, the next one ends at once.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	context.AfterFunc(ctx, stop)
@@ -89,6 +93,7 @@ func parse(args []string) (*settings.Settings, error) {
 	f.StringVar(&s.Platform, "platform", s.Platform, "`se`, or emulated, which protects nothing")
 	f.StringVar(&s.EmulatedHost, "emulated-host", s.EmulatedHost, "`folder` of an emulated host, made by secexec emulate init")
 	f.BoolVar(&s.ForceEmulated, "force-emulated", s.ForceEmulated, "emulate even on a node that has Secure Execution")
+	f.StringVar(&s.Launcher, "launcher", s.Launcher, "`how` guests' processes are started: auto, systemd or direct")
 	f.DurationVar(&s.ReadyTimeout, "ready-timeout", s.ReadyTimeout, "how long a guest may take to become ready")
 	f.Float64Var(&s.MemoryRatio, "memory-ratio", s.MemoryRatio, "guests' memory as a multiple of the node's less the reserve, 0: not counted")
 	f.IntVar(&s.MemoryReserve, "memory-reserve-mib", s.MemoryReserve, "`MiB` of the node's memory that guests do not get")
@@ -159,8 +164,13 @@ func run(ctx context.Context, c *settings.Settings) error {
 		return err
 	}
 	report := &report{settings: c}
+	launcher, done, err := launch.Choose(ctx, c.Launcher, log)
+	if err != nil {
+		return err
+	}
+	defer done()
 	fleet, err := newFleet(ctx, guest.Options{
-		Store: st, Launcher: launch.Direct{}, Platform: p, Hub: guest.NewHub(), Log: log,
+		Store: st, Launcher: launcher, Platform: p, Hub: guest.NewHub(), Log: log,
 		QEMU: c.QEMU, Runtime: c.Runtime, ReadyTimeout: c.ReadyTimeout,
 		Capacity:  guest.Capacity{MemoryMiB: memory - c.MemoryReserve, Ratio: c.MemoryRatio, CPUs: runtime.NumCPU()},
 		CheckQEMU: qemu.CheckSecure,

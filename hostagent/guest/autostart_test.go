@@ -1,9 +1,7 @@
 package guest
 
 import (
-	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -22,9 +20,7 @@ func TestAutostart(t *testing.T) {
 		t.Helper()
 		rec := stored(name, state, 0)
 		rec.Autostart, rec.Order, rec.BootID, rec.Image = true, order, "earlier", "boot.seimg"
-		if err := errors.Join(os.MkdirAll(st.Dir(name), 0o700), st.Save(rec)); err != nil {
-			t.Fatal(err)
-		}
+		keep(t, st, rec)
 	}
 	put("b2", 2, Ready) // ran when the node went down
 	put("a2", 2, Stopped)
@@ -112,9 +108,7 @@ func TestAutostartFailures(t *testing.T) {
 	st := kept(t, first)
 	second := stored("h", Stopped, 0)
 	second.Autostart, second.Order, second.Image = true, 1, "boot.seimg"
-	if err := errors.Join(os.MkdirAll(st.Dir("h"), 0o700), st.Save(second)); err != nil {
-		t.Fatal(err)
-	}
+	keep(t, st, second)
 	f, g := inRoom(t, r, st, func(o *Options) { o.Boot = "this" })
 	h, err := f.Get("h")
 	if err != nil {

@@ -264,14 +264,16 @@ func (l *life) killProcess() {
 	}
 }
 
-// waitExit waits for the process's end, for a while.
-func (l *life) waitExit(patience time.Duration) {
+// waitExit waits for the process's end, for a while, and tells whether it came.
+func (l *life) waitExit(patience time.Duration) bool {
 	if l.proc == nil {
-		return
+		return false
 	}
 	select {
 	case <-l.proc.Exited():
+		return true
 	case <-time.After(patience):
+		return false
 	}
 }
 

@@ -55,10 +55,21 @@ func kept(t *testing.T, rec *store.Guest) *store.Store {
 	}
 	t.Cleanup(func() { st.Close() })
 	rec.Image, rec.Disks = "boot.seimg", []store.Disk{{File: "root.img", Serial: "root"}}
-	if err := errors.Join(os.MkdirAll(st.Dir("g"), 0o700), st.Save(rec)); err != nil {
+	keep(t, st, rec)
+	return st
+}
+
+// keep gives a store a guest with the files that hostagent opens for QEMU.
+func keep(t *testing.T, st *store.Store, rec *store.Guest) {
+	t.Helper()
+	dir := st.Dir(rec.Name)
+	err := errors.Join(os.MkdirAll(dir, 0o700), st.Save(rec))
+	for _, name := range []string{"boot.seimg", "root.img"} {
+		err = errors.Join(err, os.WriteFile(filepath.Join(dir, name), nil, 0o600))
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
-	return st
 }
 
 // becomes waits until the guest is in one of some states.

@@ -112,9 +112,21 @@ func (m *machine) vanish() {
 // Kill ends the machine by force.
 func (m *machine) Kill(context.Context) error { m.vanish(); return nil }
 
-func (m *machine) serve() error {
+// handed finds the sockets among the files that QEMU is handed.
+func handed(files []*os.File) func(name string) (net.Listener, error) {
+	return func(name string) (net.Listener, error) {
+		for _, f := range files {
+			if filepath.Base(f.Name()) == name {
+				return net.FileListener(f)
+			}
+		}
+		return nil, fmt.Errorf("no %s among QEMU's files", name)
+	}
+}
+
+func (m *machine) serve(socket func(name string) (net.Listener, error)) error {
 	for name, do := range map[string]func(net.Conn){qmpSocket: m.serveQMP, readinessSocket: m.servePort} {
-		l, err := net.Listen("unix", filepath.Join(m.dir, name))
+		l, err := socket(name)
 		if err != nil {
 			return err
 		}
@@ -201,12 +213,12 @@ func (r *room) Start(_ context.Context, spec launch.Spec) (launch.Process, error
 	if !slices.Contains(spec.Argv, spec.UUID) {
 		return nil, errors.New("no UUID among the arguments")
 	}
-	return r.add(spec.Name)
+	return r.add(spec.Name, spec.Files...)
 }
 
 // add starts a machine. All have this process's number, as QMP's peer has; the
 // start time tells them apart.
-func (r *room) add(name string) (*machine, error) {
+func (r *room) add(name string, files ...*os.File) (*machine, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := len(r.machines)
@@ -216,7 +228,13 @@ func (r *room) add(name string) (*machine, error) {
 	if r.deaf {
 		return m, nil
 	}
-	return m, errors.Join(os.MkdirAll(m.dir, 0o700), m.serve())
+	if len(files) > 0 {
+		return m, m.serve(handed(files))
+	}
+	if err := os.MkdirAll(m.dir, 0o700); err != nil {
+		return m, err
+	}
+	return m, m.serve(func(name string) (net.Listener, error) { return net.Listen("unix", filepath.Join(m.dir, name)) })
 }
 
 func (r *room) Adopt(_ context.Context, id launch.Identity) (launch.Process, error) {

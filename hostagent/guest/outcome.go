@@ -81,7 +81,11 @@ func (l *life) finish() {
 	case l.reason == "guest-shutdown" || l.reason == "guest-reset":
 		f = fault.New(fault.EndedEarly, "%s", withTail(fmt.Sprintf("guest %s ended before it was ready", name), "its console's last lines", console))
 	default:
-		f = fault.New(fault.QEMUDied, "%s", withTail(fmt.Sprintf("QEMU of guest %s ended: %s", name, l.proc.Exit()), "its last words", filepath.Join(l.g.dir(), qemuLog)))
+		code := fault.QEMUDied
+		if l.proc.Exit().OOM {
+			code = fault.OutOfMemory
+		}
+		f = fault.New(code, "%s", withTail(fmt.Sprintf("QEMU of guest %s ended: %s", name, l.proc.Exit()), "its last words", filepath.Join(l.g.dir(), qemuLog)))
 	}
 	l.report(l.g.end(f, l.aborted.Load()))
 }

@@ -89,15 +89,8 @@ func (l *life) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	argv, err := qemu.Args(cfg)
-	if err != nil {
-		return fault.New(fault.Launch, "start guest %s: %w", rec.Name, err)
-	}
-	l.proc, err = f.Launcher.Start(ctx, launch.Spec{
-		Name: rec.Name, UUID: rec.UUID, Argv: argv, Dir: f.Store.Dir(rec.Name), LogPath: filepath.Join(f.Store.Dir(rec.Name), qemuLog),
-	})
-	if err != nil {
-		return fault.New(fault.Launch, "start guest %s: %w", rec.Name, err)
+	if l.proc, err = l.launchQEMU(ctx, &rec, cfg); err != nil {
+		return fault.New(launchCode(err), "start guest %s: %w", rec.Name, err)
 	}
 	id := l.proc.Identity()
 	if err := l.g.update(func(rec *store.Guest) error {
@@ -122,22 +115,62 @@ func (l *life) start(ctx context.Context) error {
 		}
 	}()
 	if l.monitor, err = qemu.Dial(dialing, cfg.QMPSocket); err != nil {
-		return l.startFault(dialing, &rec, err)
+		return l.startFault(&rec, err)
 	}
 	if err := f.Platform.Boot(booting, platform.BootSpec{Config: cfg, Monitor: l.monitor, Log: f.Log}); err != nil {
-		return l.startFault(dialing, &rec, err)
+		return l.startFault(&rec, err)
 	}
 	return nil
 }
 
+// launchQEMU starts QEMU with all that it needs opened already.
+func (l *life) launchQEMU(ctx context.Context, rec *store.Guest, cfg *qemu.Config) (launch.Process, error) {
+	files, err := qemu.Open(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer qemu.Close(files) // with QEMU's own its sockets end
+	argv, err := qemu.Args(cfg)
+	if err != nil {
+		return nil, err
+	}
+	spec := launch.Spec{
+		Name: rec.Name, UUID: rec.UUID, Argv: argv, Dir: "/", LogPath: filepath.Join(l.g.dir(), qemuLog),
+		Files: files, MemoryBytes: int64(rec.MemoryMiB) << 20, Needs: needs(cfg),
+	}
+	if rec.Resources != nil {
+		spec.Resources = launch.Resources(*rec.Resources)
+	}
+	return l.g.fleet.Launcher.Start(ctx, spec)
+}
+
+// launchCode is the code of a QEMU that could not be launched.
+func launchCode(err error) fault.Code {
+	switch {
+	case errors.Is(err, launch.ErrNoSystemd):
+		return fault.NoSystemd
+	case errors.Is(err, launch.ErrRuns):
+		return fault.UnitTaken
+	}
+	return fault.Launch
+}
+
+// needs is what QEMU must be let do.
+func needs(cfg *qemu.Config) launch.Needs {
+	n := launch.Needs{Translates: cfg.Accel != "kvm", Network: cfg.Net != nil && cfg.Net.User}
+	if !n.Translates {
+		n.Devices = []string{"/dev/kvm"}
+	}
+	return n
+}
+
 // startFault finds the words for a failed start.
-func (l *life) startFault(dialing context.Context, rec *store.Guest, err error) error {
+func (l *life) startFault(rec *store.Guest, err error) error {
 	var refused *platform.RefusedError
 	switch {
 	case errors.As(err, &refused):
 		return fault.New(fault.Refused, "start guest %s: %w", rec.Name, refused)
-	case errors.Is(context.Cause(dialing), errEnded):
-		l.waitExit(time.Second)
+	case l.waitExit(time.Second): // its sockets end a moment before it does
 		message := withTail(fmt.Sprintf("QEMU of guest %s ended at once: %s", rec.Name, l.proc.Exit()), "its last words", filepath.Join(l.g.dir(), qemuLog))
 		return fault.New(fault.Launch, "%s", message)
 	}

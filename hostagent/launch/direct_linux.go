@@ -7,8 +7,6 @@ import (
 	"math"
 	"os"
 	"os/exec"
-	"slices"
-	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -24,18 +22,6 @@ type Direct struct{}
 
 var _ Launcher = Direct{}
 
-// process is a process watched by one goroutine, which owns the pidfd.
-type process struct {
-	id     Identity
-	fd     *pidfd
-	exited chan struct{}
-
-	mu   sync.Mutex // guards exit
-	exit Exit
-}
-
-var _ Process = (*process)(nil)
-
 // Start implements [Launcher]. The process inherits /dev/null, the log file
 // twice, the spec's files and no other file descriptor. It sets no bounds.
 func (Direct) Start(ctx context.Context, spec Spec) (Process, error) {
@@ -50,30 +36,22 @@ func (Direct) Start(ctx context.Context, spec Spec) (Process, error) {
 }
 
 func start(spec Spec) (*process, error) {
-	if len(spec.Argv) == 0 {
-		return nil, errors.New("no program")
-	}
-	if spec.UUID != "" && !slices.Equal(uuids(spec.Argv), []string{spec.UUID}) {
-		return nil, fmt.Errorf("arguments do not name UUID %s exactly once: FindOrphans could not find the process", spec.UUID)
-	}
-	log, err := os.OpenFile(spec.LogPath, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	program, err := spec.check()
 	if err != nil {
-		return nil, fmt.Errorf("open log: %w", err)
+		return nil, err
+	}
+	log, err := openLog(spec.LogPath)
+	if err != nil {
+		return nil, err
 	}
 	defer log.Close()
 	if err := closeOnExec(); err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(spec.Argv[0], spec.Argv[1:]...)
-	if cmd.Err != nil {
-		return nil, cmd.Err
-	}
+	cmd := exec.Command(program)
 	cmd.Args = spec.Argv
 	cmd.Dir = spec.Dir
-	cmd.Env = spec.Env
-	if cmd.Env == nil {
-		cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
-	}
+	cmd.Env = spec.environ()
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = spec.Files
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -81,7 +59,7 @@ func start(spec Spec) (*process, error) {
 		return nil, err
 	}
 	// Nobody else reaps our child, so its number is its own until Wait below.
-	p, err := watch(cmd.Process.Pid, func() Exit {
+	p, err := watch(Identity{PID: cmd.Process.Pid}, func() Exit {
 		cmd.Wait()
 		return exitOf(cmd.ProcessState)
 	})
@@ -98,14 +76,15 @@ func (Direct) Adopt(ctx context.Context, id Identity) (Process, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("adopt process %d: %w", id.PID, err)
 	}
-	p, err := adopt(id)
+	p, err := adopt(id, func() Exit { return Exit{} })
 	if err != nil {
 		return nil, fmt.Errorf("adopt process: %w", err)
 	}
 	return p, nil
 }
 
-func adopt(id Identity) (*process, error) {
+// adopt watches exactly the process of id; reap tells how it ended.
+func adopt(id Identity, reap func() Exit) (*process, error) {
 	if id.PID <= 1 {
 		return nil, fmt.Errorf("process %d: %w", id.PID, ErrGone)
 	}
@@ -116,13 +95,13 @@ func adopt(id Identity) (*process, error) {
 	if id.BootID != boot {
 		return nil, fmt.Errorf("process %d ran before the machine was booted: %w", id.PID, ErrGone)
 	}
-	p, err := watch(id.PID, func() Exit { return Exit{} })
+	p, err := watch(id, reap)
 	if err != nil {
 		return nil, err
 	}
 	// watch opened the pidfd before it read the start time. If both match now,
 	// the process lived since before the pidfd, so the pidfd is its own.
-	if p.id != id {
+	if p.id.process() != id.process() {
 		p.release()
 		return nil, fmt.Errorf("process %d is another one now: %w", id.PID, ErrGone)
 	}
@@ -151,62 +130,6 @@ func (d Direct) FindOrphans(ctx context.Context, uuid string) ([]Process, error)
 		found = append(found, p)
 	}
 	return found, nil
-}
-
-// watch opens a process and starts the goroutine that waits for its end; reap is
-// called once then.
-func watch(pid int, reap func() Exit) (*process, error) {
-	fd, err := openPidfd(pid)
-	if err != nil {
-		return nil, err
-	}
-	id, err := identify(pid)
-	if err != nil {
-		fd.close()
-		return nil, err
-	}
-	p := &process{id: id, fd: fd, exited: make(chan struct{})}
-	go func() {
-		defer fd.close()
-		if fd.wait() != nil {
-			return // released
-		}
-		exit := reap()
-		p.mu.Lock()
-		p.exit = exit
-		p.mu.Unlock()
-		close(p.exited)
-	}()
-	return p, nil
-}
-
-// release ends the watch of a process that turned out not to be ours.
-func (p *process) release() { p.fd.close() }
-
-func (p *process) Identity() Identity      { return p.id }
-func (p *process) Exited() <-chan struct{} { return p.exited }
-
-func (p *process) Exit() Exit {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.exit
-}
-
-func (p *process) Kill(ctx context.Context) error {
-	if err := p.fd.kill(); err != nil {
-		select {
-		case <-p.exited: // the watch closes the pidfd after that
-			return nil
-		default:
-			return fmt.Errorf("kill process %d: %w", p.id.PID, err)
-		}
-	}
-	select {
-	case <-p.exited:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("kill process %d: wait for its end: %w", p.id.PID, context.Cause(ctx))
-	}
 }
 
 func exitOf(s *os.ProcessState) Exit {
@@ -246,4 +169,12 @@ func closeOnExec() error {
 		}
 	}
 	return nil
+}
+
+func openLog(path string) (*os.File, error) {
+	log, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open log: %w", err)
+	}
+	return log, nil
 }

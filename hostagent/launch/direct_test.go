@@ -24,6 +24,10 @@ import (
 const roleEnv = "LAUNCH_TEST_ROLE"
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "exec" {
+		fmt.Fprintln(os.Stderr, Exec())
+		os.Exit(1)
+	}
 	switch os.Getenv(roleEnv) {
 	case "":
 		os.Exit(m.Run())
@@ -35,6 +39,8 @@ func TestMain(m *testing.M) {
 		os.Exit(7)
 	case "surroundings":
 		surroundings()
+	case "unit launcher":
+		unitLauncher()
 	case "launcher":
 		launcher()
 	}
@@ -258,14 +264,14 @@ func TestAdoptRefusesAnotherProcess(t *testing.T) {
 		name string
 		id   Identity
 	}{
-		{"number used again", Identity{id.PID, id.StartTicks + 1, id.BootID}},
-		{"earlier start", Identity{id.PID, id.StartTicks - 1, id.BootID}},
-		{"another boot", Identity{id.PID, id.StartTicks, "00000000-0000-0000-0000-000000000000"}},
-		{"no boot", Identity{id.PID, id.StartTicks, ""}},
-		{"free number", Identity{1 << 22, id.StartTicks, id.BootID}}, // over the kernel's highest pid_max
-		{"zero", Identity{0, id.StartTicks, id.BootID}},
-		{"negative", Identity{-id.PID, id.StartTicks, id.BootID}},
-		{"init", Identity{1, id.StartTicks, id.BootID}},
+		{"number used again", Identity{PID: id.PID, StartTicks: id.StartTicks + 1, BootID: id.BootID}},
+		{"earlier start", Identity{PID: id.PID, StartTicks: id.StartTicks - 1, BootID: id.BootID}},
+		{"another boot", Identity{PID: id.PID, StartTicks: id.StartTicks, BootID: "00000000-0000-0000-0000-000000000000"}},
+		{"no boot", Identity{PID: id.PID, StartTicks: id.StartTicks, BootID: ""}},
+		{"free number", Identity{PID: 1 << 22, StartTicks: id.StartTicks, BootID: id.BootID}}, // over the kernel's highest pid_max
+		{"zero", Identity{PID: 0, StartTicks: id.StartTicks, BootID: id.BootID}},
+		{"negative", Identity{PID: -id.PID, StartTicks: id.StartTicks, BootID: id.BootID}},
+		{"init", Identity{PID: 1, StartTicks: id.StartTicks, BootID: id.BootID}},
 	} {
 		if _, err := (Direct{}).Adopt(t.Context(), c.id); !errors.Is(err, ErrGone) {
 			t.Errorf("%s: error %v, want ErrGone", c.name, err)

@@ -1,7 +1,8 @@
 // Package launch starts processes that outlive hostagent, finds them again and
 // tells when and how they end.
 //
-// A [Launcher] decides where a process lives; [Direct] makes it a child of
+// A [Launcher] decides where a process lives: [Systemd] makes it the main process
+// of a unit of its own, confined and bounded; [Direct] makes it a child of
 // hostagent in a session of its own. What is known of a process is its
 // [Identity], which hostagent stores: it stays true after a restart of hostagent
 // and cannot be confused with a later process of the same number.
@@ -12,12 +13,30 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"slices"
 	"syscall"
 )
 
-// ErrGone says that the process of an Identity no longer exists: it ended, its
-// number belongs to another process now, or the machine was booted since.
-var ErrGone = errors.New("process is gone")
+// Errors that callers branch on.
+var (
+	// ErrGone says that the process of an Identity no longer exists: it ended, its
+	// number belongs to another process now, or the machine was booted since.
+	ErrGone = errors.New("process is gone")
+	// ErrRuns says that a process of this guest runs already.
+	ErrRuns = errors.New("it runs already")
+	// ErrNoSystemd says that the service manager can't be reached.
+	ErrNoSystemd = errors.New("no systemd to start units with")
+)
+
+// EndedError is an ErrGone of a process whose exit was kept.
+type EndedError struct{ Exit Exit }
+
+// Error tells how the process ended.
+func (e *EndedError) Error() string { return "process has ended: " + e.Exit.String() }
+
+// Unwrap returns ErrGone.
+func (e *EndedError) Unwrap() error { return ErrGone }
 
 // Launcher starts processes and takes over those that an earlier hostagent left.
 type Launcher interface {
@@ -25,12 +44,13 @@ type Launcher interface {
 	Start(ctx context.Context, spec Spec) (Process, error)
 
 	// Adopt takes over a running process. It returns an error that wraps
-	// ErrGone unless exactly that process still runs.
+	// ErrGone unless exactly that process still runs; an *EndedError if the
+	// launcher knows how it ended.
 	Adopt(ctx context.Context, id Identity) (Process, error)
 
-	// FindOrphans takes over every process of this user whose argument vector
-	// holds "-uuid" followed by this UUID: what a hostagent left that was killed
-	// between the start and storing the Identity.
+	// FindOrphans takes over every process that was started for this UUID: what
+	// a hostagent left that was killed between the start and storing the
+	// Identity. What else such a start left is cleared away.
 	FindOrphans(ctx context.Context, uuid string) ([]Process, error)
 }
 
@@ -53,6 +73,34 @@ type Spec struct {
 	// machine, where the launcher can set bounds.
 	MemoryBytes int64
 	Resources   Resources
+	Needs       Needs
+}
+
+// Needs is what a process must be let do. A launcher that confines denies all
+// else.
+type Needs struct {
+	Devices    []string // device files that it opens by path, such as /dev/kvm
+	Network    bool     // sockets of the machine's own network
+	Translates bool     // it makes code and runs it, as QEMU does without KVM
+}
+
+// check refuses what no launcher can start, and returns the program's path.
+func (s *Spec) check() (string, error) {
+	if len(s.Argv) == 0 {
+		return "", errors.New("no program")
+	}
+	if s.UUID != "" && !slices.Equal(uuids(s.Argv), []string{s.UUID}) {
+		return "", fmt.Errorf("arguments do not name UUID %s exactly once: FindOrphans could not find the process", s.UUID)
+	}
+	return exec.LookPath(s.Argv[0])
+}
+
+// environ is the process's environment.
+func (s *Spec) environ() []string {
+	if s.Env == nil {
+		return []string{"PATH=" + os.Getenv("PATH")}
+	}
+	return s.Env
 }
 
 // Resources is a process's share of the machine; 0 is the launcher's default.
@@ -67,6 +115,16 @@ type Identity struct {
 	PID        int    `json:"pid"`
 	StartTicks uint64 `json:"start_ticks"` // field 22 of /proc/PID/stat: clock ticks since boot
 	BootID     string `json:"boot_id"`     // /proc/sys/kernel/random/boot_id
+	// Unit is the unit whose main process it is, and Invocation which run of it;
+	// "" for a child of hostagent.
+	Unit       string `json:"unit,omitempty"`
+	Invocation string `json:"invocation,omitempty"`
+}
+
+// process is the identity without its unit.
+func (id Identity) process() Identity {
+	id.Unit, id.Invocation = "", ""
+	return id
 }
 
 // Process is a started or adopted process.
@@ -88,8 +146,12 @@ type Process interface {
 type Exit struct {
 	Code   int            // exit status if it exited by itself
 	Signal syscall.Signal // signal that ended it, or 0
-	// Known is false for an adopted process: the kernel tells only a parent.
+	// Known is false for an adopted process that has no unit: the kernel tells
+	// only a parent.
 	Known bool
+	// OOM tells that it was killed for want of memory, its unit's or the
+	// machine's; only a unit's end says so.
+	OOM bool
 }
 
 // String is a phrase for messages, such as "exit status 1".
@@ -97,6 +159,8 @@ func (e Exit) String() string {
 	switch {
 	case !e.Known:
 		return "ended, exit status unknown"
+	case e.OOM:
+		return "killed for want of memory"
 	case e.Signal != 0:
 		return fmt.Sprintf("killed by signal %d (%s)", int(e.Signal), e.Signal)
 	}

@@ -7,7 +7,8 @@ import (
 )
 
 // Args returns the argument vector, argv[0] included. It is the same for the
-// same Config, so it can be compared, logged and stored.
+// same Config, so it can be compared, logged and stored. It names paths, and
+// descriptors in their place after [Open].
 //
 // Whatever QEMU 7.2 takes as JSON is given as JSON, where a comma or an equals
 // sign in a path means nothing. -name, -chardev, -kernel and -machine are the
@@ -18,7 +19,7 @@ func Args(c *Config) ([]string, error) {
 	}
 	argv := []string{c.Binary}
 	for _, part := range []func(*Config) []string{
-		identity, defaults, machine, memory, processors, kernel,
+		identity, defaults, descriptors, machine, memory, processors, kernel,
 		monitor, debugger, console, serial, scsi, disks, network, confidential, sandbox,
 	} {
 		argv = append(argv, part(c)...)
@@ -69,13 +70,6 @@ func device(o object) []string { return []string{"-device", o.String()} }
 // escape makes a path safe inside a comma-separated option: QEMU reads ",," as
 // a comma.
 func escape(path string) string { return strings.ReplaceAll(path, ",", ",,") }
-
-// listen is a chardev that QEMU serves a unix socket on. It serves one client
-// at a time and goes on when the client leaves: so a restarted hostagent can
-// connect again.
-func listen(id, path string) []string {
-	return []string{"-chardev", "socket,id=" + id + ",path=" + escape(path) + ",server=on,wait=off"}
-}
 
 // Device numbers on the channel subsystem. Disks come last, as many as there
 // are.

@@ -90,6 +90,24 @@ func TestArgsOfEachDevice(t *testing.T) {
 	golden(t, "disk", argv)
 }
 
+// With its files handed over QEMU is told no path of the guest's.
+func TestArgsOfHandedFiles(t *testing.T) {
+	t.Parallel()
+	c := full()
+	c.MemoryFile, c.GDBSocket = "/run/guests/web-1/ram", "/run/guests/web-1/gdb.sock"
+	c.number(c.files())
+	argv, err := Args(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "handed", argv)
+	for _, arg := range argv {
+		if strings.Contains(arg, "/run/") || strings.Contains(arg, "/state/") {
+			t.Errorf("argument %s holds a path", arg)
+		}
+	}
+}
+
 // Whatever Args makes of a valid configuration, every virtio device has
 // iommu_platform=on and nothing that Secure Execution cannot have is there.
 func TestArgsKeepTheRules(t *testing.T) {

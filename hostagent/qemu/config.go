@@ -56,6 +56,9 @@ type Config struct {
 	MemoryFile   string // guest memory lies in this file, shared; "": anonymous memory
 	GDBSocket    string // unix socket of the gdb stub; "": no stub
 	Stopped      bool   // QEMU waits for cont (or the debugger) before the first instruction
+
+	fds  map[string]int // descriptors of paths, after Open
+	sets []int          // those of them that QEMU finds through a descriptor set
 }
 
 // Disk is one disk of the guest: a raw image in a file.

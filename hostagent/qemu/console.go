@@ -7,6 +7,6 @@ func console(c *Config) []string {
 	if c.ConsolePath == "" {
 		return nil
 	}
-	argv := []string{"-chardev", "file,id=console,path=" + escape(c.ConsolePath) + ",append=on"}
+	argv := []string{"-chardev", "file,id=console,path=" + escape(c.file(c.ConsolePath)) + ",append=on"}
 	return append(argv, device(object{{"driver", "sclpconsole"}, {"id", "sclp0"}, {"chardev", "console"}})...)
 }

@@ -20,7 +20,7 @@ func disks(c *Config) []string {
 		id := fmt.Sprintf("disk%d", i)
 		node := id + "-file"
 		argv = append(argv, "-blockdev", object{
-			{"driver", "file"}, {"node-name", node}, {"filename", d.Path},
+			{"driver", "file"}, {"node-name", node}, {"filename", c.file(d.Path)},
 			{"read-only", d.ReadOnly}, {"locking", "on"},
 			{"cache", object{{"direct", d.Cache == Direct}, {"no-flush", false}}},
 		}.String())

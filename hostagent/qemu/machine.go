@@ -41,7 +41,7 @@ func memory(c *Config) []string {
 	if c.MemoryFile != "" {
 		o = object{
 			{"qom-type", "memory-backend-file"}, {"id", "ram"}, {"size", size}, {"dump", false}, {"merge", false},
-			{"mem-path", c.MemoryFile}, {"share", true},
+			{"mem-path", c.inode(c.MemoryFile)}, {"share", true},
 		}
 	}
 	return []string{"-m", strconv.Itoa(c.MemoryMiB), "-object", o.String(), "-overcommit", "mem-lock=off"}
@@ -56,7 +56,7 @@ func kernel(c *Config) []string {
 	if c.BootDisk {
 		return nil
 	}
-	return []string{"-kernel", c.Kernel}
+	return []string{"-kernel", c.inode(c.Kernel)}
 }
 
 // confidential is the object that makes the machine able to turn secure.

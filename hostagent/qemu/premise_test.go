@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // What we believe of QEMU, asked of the QEMU that is installed.
@@ -65,14 +67,20 @@ func paused(t *testing.T, binary string) *Config {
 	return c
 }
 
-// run starts QEMU; it is killed at the test's end.
+// run starts QEMU with its files handed over; it is killed at the test's end.
 func run(t *testing.T, c *Config) (*exec.Cmd, *bytes.Buffer) {
 	t.Helper()
+	files, err := Open(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer Close(files)
 	argv, err := Args(c)
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.ExtraFiles = files
 	words := new(bytes.Buffer)
 	cmd.Stdout, cmd.Stderr = words, words
 	if err := cmd.Start(); err != nil {
@@ -104,9 +112,6 @@ func TestPremiseQEMUTakesOurArguments(t *testing.T) {
 
 	if got := m.Release(); got.String() != release.String() {
 		t.Errorf("greeting says %s, -version %s", got, release)
-	}
-	if pid, err := m.PeerPID(); err != nil || pid != cmd.Process.Pid {
-		t.Errorf("QMP is served by process %d (%v), want %d", pid, err, cmd.Process.Pid)
 	}
 	s, err := m.Status(t.Context())
 	if err != nil || s.Running || s.State != "prelaunch" {
@@ -152,9 +157,15 @@ func TestPremiseQEMUTakesOurArguments(t *testing.T) {
 		}
 	}
 
-	// A second client waits for the first to leave; then QMP serves it.
+	// A second client waits for the first to leave; then QMP serves it. QEMU has
+	// listened anew on the socket it was handed, so now the socket names it: whoever
+	// connected before then saw the process that bound it.
 	m.Close()
 	m = dial(t, c, words)
+	if pid, err := m.PeerPID(); err != nil || pid != cmd.Process.Pid {
+		t.Errorf("QMP is served by process %d (%v), want %d", pid, err, cmd.Process.Pid)
+	}
+	checkDescriptors(t, c, cmd.Process.Pid)
 	var ce *CommandError
 	if err := m.Execute(t.Context(), "no-such-command", nil, nil); !errors.As(err, &ce) || ce.Class != "CommandNotFound" {
 		t.Errorf("unknown command: %v", err)
@@ -171,6 +182,102 @@ func TestPremiseQEMUTakesOurArguments(t *testing.T) {
 	}
 	if !slices.Contains(names, "SHUTDOWN") {
 		t.Errorf("events %q, want SHUTDOWN", names)
+	}
+}
+
+// checkDescriptors wants QEMU to have of our files what it was handed, and nothing
+// else of ours: of regular files the console, the image, the memory and the disks.
+func checkDescriptors(t *testing.T, c *Config, pid int) {
+	t.Helper()
+	expected := map[string]bool{"/dev/null": true}
+	for _, h := range c.files() {
+		expected[h.path] = true
+	}
+	dir := "/proc/" + strconv.Itoa(pid) + "/fd/"
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := make(map[string]int)
+	for _, e := range entries {
+		target, err := os.Readlink(dir + e.Name())
+		if err != nil {
+			continue // closed meanwhile
+		}
+		held[target]++
+		for _, kernels := range []string{"anon_inode:", "socket:", "pipe:"} {
+			expected[target] = expected[target] || strings.HasPrefix(target, kernels)
+		}
+		if !expected[target] {
+			t.Errorf("QEMU holds %s", target)
+		}
+	}
+	for _, path := range []string{c.ConsolePath, c.Kernel, c.MemoryFile, c.Disks[0].Path} {
+		if held[path] == 0 {
+			t.Errorf("QEMU does not hold %s", path)
+		}
+	}
+}
+
+// What Open refuses, and what it leaves behind.
+func TestOpenRefusals(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name  string
+		spoil func(c *Config)
+		words string
+	}{
+		{"disk is missing", func(c *Config) { os.Remove(c.Disks[1].Path) }, "no such file"},
+		{"disk is a pipe", func(c *Config) {
+			os.Remove(c.Disks[0].Path)
+			if err := unix.Mkfifo(c.Disks[0].Path, 0o600); err != nil {
+				t.Error(err)
+			}
+		}, "neither a file nor a block device"},
+		{"disk is a folder", func(c *Config) { c.Disks[1].Path = c.RuntimeDir }, "neither a file"},
+		{"image is missing", func(c *Config) { os.Remove(c.Kernel) }, "no such file"},
+		{"memory is there already", func(c *Config) { os.WriteFile(c.MemoryFile, nil, 0o600) }, "file exists"},
+		{"console is a link", func(c *Config) { os.Symlink(c.Kernel, c.ConsolePath) }, "symbolic links"},
+		{"socket is there already", func(c *Config) { os.WriteFile(c.QMPSocket, nil, 0o600) }, "address already in use"},
+		{"configuration is wrong", func(c *Config) { c.CPUs = 0 }, "0 CPUs"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			cfg := paused(t, "qemu-system-s390x")
+			c.spoil(cfg)
+			files, err := Open(cfg)
+			if err == nil {
+				Close(files)
+				t.Fatal("opened")
+			}
+			if !strings.Contains(err.Error(), c.words) {
+				t.Errorf("%v, want %q", err, c.words)
+			}
+		})
+	}
+}
+
+// A socket that was opened for QEMU takes clients before QEMU runs, and an image
+// for all to read loses no other protection.
+func TestOpenedFiles(t *testing.T) {
+	t.Parallel()
+	c := paused(t, "qemu-system-s390x")
+	files, err := Open(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer Close(files)
+	for _, path := range []string{c.QMPSocket, c.ReadinessSocket, c.GDBSocket} {
+		conn, err := DialSocket(t.Context(), path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+	}
+	for path, mode := range map[string]os.FileMode{c.Kernel: 0o644, c.ConsolePath: 0o600, c.MemoryFile: 0o666, c.Disks[0].Path: 0o600} {
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != mode {
+			t.Errorf("%s: %v, %v", path, info.Mode(), err)
+		}
 	}
 }
 

@@ -2,7 +2,7 @@ package qemu
 
 // monitor serves QMP on a unix socket.
 func monitor(c *Config) []string {
-	return append(listen("qmp", c.QMPSocket), "-mon", "chardev=qmp,mode=control")
+	return append(c.listen("qmp", c.QMPSocket), "-mon", "chardev=qmp,mode=control")
 }
 
 // debugger serves the gdb stub, by which the emulated ultravisor takes part.
@@ -10,5 +10,5 @@ func debugger(c *Config) []string {
 	if c.GDBSocket == "" {
 		return nil
 	}
-	return append(listen("gdb", c.GDBSocket), "-gdb", "chardev:gdb")
+	return append(c.listen("gdb", c.GDBSocket), "-gdb", "chardev:gdb")
 }

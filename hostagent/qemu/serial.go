@@ -11,7 +11,7 @@ func serial(c *Config) []string {
 		return nil
 	}
 	argv := virtio("virtio-serial-ccw", "serial0", devnoSerial)
-	argv = append(argv, listen("readiness", c.ReadinessSocket)...)
+	argv = append(argv, c.listen("readiness", c.ReadinessSocket)...)
 	return append(argv, device(object{
 		{"driver", "virtserialport"}, {"id", "readiness0"}, {"bus", "serial0.0"}, {"nr", 1},
 		{"chardev", "readiness"}, {"name", ReadinessPort},

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,6 +39,7 @@ type Settings struct {
 	Platform      string        `yaml:"platform" doc:"se, or emulated, which protects nothing."`
 	EmulatedHost  string        `yaml:"emulated_host" doc:"Folder of an emulated host, made by secexec emulate init."`
 	ForceEmulated bool          `yaml:"force_emulated" doc:"Emulate even on a node that has Secure Execution."`
+	Launcher      string        `yaml:"launcher" doc:"How guests' processes are started: systemd (a unit each, confined and bounded), direct (children of hostagent) or auto: systemd where it started hostagent."`
 	ReadyTimeout  time.Duration `yaml:"ready_timeout" doc:"How long a guest may take to become ready."`
 	MemoryRatio   float64       `yaml:"memory_ratio" doc:"Guests that run may have so much memory together, as a multiple of the node's less the reserve; 0: hostagent does not count. Above 1 the node may swap."`
 	MemoryReserve int           `yaml:"memory_reserve_mib" doc:"MiB of the node's memory that guests do not get: for the system, QEMU and the ultravisor."`
@@ -78,7 +80,7 @@ func (s *Settings) Quota() Quota {
 func Default() Settings {
 	return Settings{
 		State: "/var/lib/secexec", Runtime: "/run/secexec", Socket: "/run/secexec/hostagent.sock",
-		QEMU: "qemu-system-s390x", Platform: "se", ReadyTimeout: 2 * time.Minute,
+		QEMU: "qemu-system-s390x", Platform: "se", Launcher: "auto", ReadyTimeout: 2 * time.Minute,
 		MemoryRatio: 1, MemoryReserve: 512,
 		BundleRoots: []string{}, DiskRoots: []string{}, TenantRoots: []string{"/home", "/srv"},
 		TenantGuests: 16, TenantMemoryMiB: 64 << 10, TenantCPUs: 64, TenantDiskMiB: 1 << 20, TenantQuotas: map[string]Quota{},
@@ -144,6 +146,9 @@ func (s *Settings) Check() error {
 		if _, port, err := net.SplitHostPort(s.Listen); err != nil || port == "" {
 			return fmt.Errorf("%w: listen: %q is not HOST:PORT", ErrInvalid, s.Listen)
 		}
+	}
+	if !slices.Contains([]string{"auto", "systemd", "direct"}, s.Launcher) {
+		return fmt.Errorf("%w: launcher: %q is none of auto, systemd and direct", ErrInvalid, s.Launcher)
 	}
 	if s.ReadyTimeout <= 0 {
 		return fmt.Errorf("%w: ready_timeout: %s is not a time to wait", ErrInvalid, s.ReadyTimeout)

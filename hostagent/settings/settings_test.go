@@ -35,6 +35,8 @@ func TestParse(t *testing.T) {
 		{name: "relative", text: "runtime: run\n", words: `runtime: "run" is not an absolute path`},
 		{name: "empty", text: "state: ''\n", words: `state: "" is not`},
 		{name: "no QEMU", text: "qemu: ''\n", words: "qemu: no program"},
+		{name: "launcher", text: "launcher: direct\n", change: func(s *Settings) { s.Launcher = "direct" }},
+		{name: "unknown launcher", text: "launcher: fork\n", words: `launcher: "fork"`},
 		{name: "no time", text: "ready_timeout: 0s\n", words: "ready_timeout"},
 		{name: "no number", text: "ready_timeout: soon\n", words: "soon"},
 		{name: "no ratio", text: "memory_ratio: -1\n", words: "memory_ratio"},
