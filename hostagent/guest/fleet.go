@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/secexec/secexec/hostagent/fault"
+	"github.com/secexec/secexec/hostagent/journal"
 	"github.com/secexec/secexec/hostagent/launch"
 	"github.com/secexec/secexec/hostagent/platform"
 	"github.com/secexec/secexec/hostagent/store"
@@ -74,7 +75,7 @@ func NewFleet(ctx context.Context, o Options) (*Fleet, error) {
 		return nil, err
 	}
 	for _, problem := range problems {
-		f.Log.Error("load guests", "error", problem)
+		f.Log.Error("load guests", journal.Damaged, "error", problem)
 	}
 	for _, rec := range recs {
 		g := newGuest(f, *rec)
@@ -97,7 +98,7 @@ func (f *Fleet) settle(ctx context.Context, g *Guest, rec *store.Guest) {
 	case State(rec.State) != Starting && rec.Process != nil && err == nil:
 		g.setLife(l)
 		f.lives.Go(func() { l.adopt(f.ctx) })
-		f.Log.Info("guest taken over", "guest", rec.Name, "state", rec.State, "pid", rec.Process.PID)
+		f.Log.Info("guest taken over", journal.Adopted, "guest", rec.Name, "state", rec.State, "pid", rec.Process.PID)
 		return
 	case State(rec.State) == Stopping:
 		err = g.move(Stopped, func(rec *store.Guest) { rec.Process = nil })
@@ -109,10 +110,10 @@ func (f *Fleet) settle(ctx context.Context, g *Guest, rec *store.Guest) {
 	}
 	os.RemoveAll(f.runDir(rec.Name))
 	if err != nil {
-		f.Log.Error("settle guest", "guest", rec.Name, "error", err)
+		f.Log.Error("settle guest", journal.Unsettled, "guest", rec.Name, "error", err)
 		return
 	}
-	f.Log.Warn("guest settled", "guest", rec.Name, "was", rec.State, "is", g.Snapshot().State)
+	f.Log.Warn("guest settled", journal.Settled, "guest", rec.Name, "was", rec.State, "is", g.Snapshot().State)
 }
 
 // endOrphans kills what a start left that was cut off: the process on record,
