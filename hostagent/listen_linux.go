@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -11,16 +10,32 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
-	"github.com/coreos/go-systemd/v22/daemon"
 )
 
 // maxSocketPath is what sockaddr_un holds.
 const maxSocketPath = 107
 
+// passedSockets are the sockets that systemd passes: the API's (hostagent.socket)
+// and that of metrics (hostagent-metrics.socket), where there are any.
+func passedSockets() (served, scraped []net.Listener, err error) {
+	all, err := activation.ListenersWithNames()
+	if err != nil {
+		return nil, nil, fmt.Errorf("take systemd's sockets: %w", err)
+	}
+	for name, some := range all {
+		if name == "metrics" {
+			scraped = append(scraped, some...)
+		} else {
+			served = append(served, some...)
+		}
+	}
+	return served, scraped, nil
+}
+
 // listen returns systemd's socket (hostagent.socket) or makes one. Its group may
 // connect; with tenants everybody may, and is then judged by who he is.
-func listen(path string, gid int, tenants bool) (net.Listener, error) {
-	l, err := listenUnix(path, gid)
+func listen(passed []net.Listener, path string, gid int, tenants bool) (net.Listener, error) {
+	l, err := listenUnix(passed, path, gid)
 	if a, ok := l.(*net.UnixListener); ok && tenants {
 		if err := os.Chmod(a.Addr().String(), 0o666); err != nil {
 			l.Close()
@@ -31,11 +46,7 @@ func listen(path string, gid int, tenants bool) (net.Listener, error) {
 }
 
 // listenUnix replaces a socket that a dead hostagent left, but none that is served.
-func listenUnix(path string, gid int) (net.Listener, error) {
-	passed, err := activation.Listeners()
-	if err != nil {
-		return nil, fmt.Errorf("take systemd's socket: %w", err)
-	}
+func listenUnix(passed []net.Listener, path string, gid int) (net.Listener, error) {
 	switch {
 	case len(passed) == 1 && passed[0] != nil:
 		return passed[0], nil
@@ -70,29 +81,4 @@ func listenUnix(path string, gid int) (net.Listener, error) {
 		}
 	}
 	return l, nil
-}
-
-// notify tells systemd that hostagent is up, and feeds the watchdog until the
-// returned function is called. Outside of systemd it does nothing.
-func notify(status string) (stop func()) {
-	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady+"\nSTATUS="+status)
-	ctx, cancel := context.WithCancel(context.Background())
-	if every, err := daemon.SdWatchdogEnabled(false); err == nil && every > 0 {
-		go func() {
-			t := time.NewTicker(every / 2)
-			defer t.Stop()
-			for {
-				select {
-				case <-t.C:
-					_, _ = daemon.SdNotify(false, daemon.SdNotifyWatchdog)
-				case <-ctx.Done():
-					return
-				}
-			}
-		}()
-	}
-	return func() {
-		cancel()
-		_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
-	}
 }

@@ -21,20 +21,20 @@ func shortDir(t *testing.T) string {
 
 func TestListen(t *testing.T) {
 	path := filepath.Join(shortDir(t), "run", "sock")
-	l, err := listen(path, -1, false)
+	l, err := listen(nil, path, -1, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("socket without a group: %v %v", info, err)
 	}
-	if _, err := listen(path, -1, false); err == nil || !strings.Contains(err.Error(), "another hostagent serves it") {
+	if _, err := listen(nil, path, -1, false); err == nil || !strings.Contains(err.Error(), "another hostagent serves it") {
 		t.Errorf("socket in use: %v", err)
 	}
 	// What a killed hostagent leaves.
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
 	l.Close()
-	l, err = listen(path, os.Getegid(), false)
+	l, err = listen(nil, path, os.Getegid(), false)
 	if err != nil {
 		t.Fatalf("stale socket: %v", err)
 	}
@@ -42,7 +42,7 @@ func TestListen(t *testing.T) {
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o660 {
 		t.Errorf("socket with a group: %v %v", info, err)
 	}
-	open, err := listen(path+"2", os.Getegid(), true)
+	open, err := listen(nil, path+"2", os.Getegid(), true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,51 +50,18 @@ func TestListen(t *testing.T) {
 	if info, err := os.Stat(path + "2"); err != nil || info.Mode().Perm() != 0o666 {
 		t.Errorf("socket with tenants: %v %v", info, err)
 	}
-	if _, err := listen("/tmp/"+strings.Repeat("x", maxSocketPath), -1, false); err == nil || !strings.Contains(err.Error(), "shorter --socket") {
+	if _, err := listen(nil, "/tmp/"+strings.Repeat("x", maxSocketPath), -1, false); err == nil || !strings.Contains(err.Error(), "shorter --socket") {
 		t.Errorf("long path: %v", err)
 	}
 	file := filepath.Join(filepath.Dir(path), "file")
 	if err := os.WriteFile(file, []byte("keep"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := listen(file, -1, false); err == nil {
+	if _, err := listen(nil, file, -1, false); err == nil {
 		t.Error("a plain file was replaced by a socket")
 	}
 	if got, _ := os.ReadFile(file); string(got) != "keep" {
 		t.Errorf("the plain file holds %q", got)
-	}
-}
-
-// What systemd hears: ready with a status, the watchdog, stopping.
-func TestNotify(t *testing.T) {
-	path := filepath.Join(shortDir(t), "notify")
-	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	t.Setenv("NOTIFY_SOCKET", path)
-	t.Setenv("WATCHDOG_USEC", "20000")
-	stop := notify("3 guests")
-	hear := func() string {
-		b := make([]byte, 256)
-		n, err := conn.Read(b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(b[:n])
-	}
-	if got := hear(); got != "READY=1\nSTATUS=3 guests" {
-		t.Errorf("first %q", got)
-	}
-	if got := hear(); got != "WATCHDOG=1" {
-		t.Errorf("then %q", got)
-	}
-	stop()
-	for got := hear(); got != "STOPPING=1"; got = hear() {
-		if got != "WATCHDOG=1" {
-			t.Fatalf("at the end %q", got)
-		}
 	}
 }
 

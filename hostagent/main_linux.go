@@ -17,13 +17,19 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/coreos/go-systemd/v22/daemon"
+
 	"github.com/secexec/secexec/hostagent/api"
 	"github.com/secexec/secexec/hostagent/guest"
+	"github.com/secexec/secexec/hostagent/health"
+	"github.com/secexec/secexec/hostagent/journal"
 	"github.com/secexec/secexec/hostagent/launch"
+	"github.com/secexec/secexec/hostagent/metrics"
 	"github.com/secexec/secexec/hostagent/platform"
 	"github.com/secexec/secexec/hostagent/qemu"
 	"github.com/secexec/secexec/hostagent/settings"
 	"github.com/secexec/secexec/hostagent/store"
+	"github.com/secexec/secexec/hostagent/witness"
 )
 
 // version is stamped at build time.
@@ -97,6 +103,8 @@ func parse(args []string) (*settings.Settings, error) {
 	f.DurationVar(&s.ReadyTimeout, "ready-timeout", s.ReadyTimeout, "how long a guest may take to become ready")
 	f.Float64Var(&s.MemoryRatio, "memory-ratio", s.MemoryRatio, "guests' memory as a multiple of the node's less the reserve, 0: not counted")
 	f.IntVar(&s.MemoryReserve, "memory-reserve-mib", s.MemoryReserve, "`MiB` of the node's memory that guests do not get")
+	f.StringVar(&s.Metrics, "metrics", s.Metrics, "where Prometheus scrapes: unix:/PATH or 127.0.0.1:PORT; empty: nowhere")
+	f.BoolVar(&s.MetricsRemote, "metrics-remote", s.MetricsRemote, "let --metrics be reached from elsewhere; nobody is asked who they are")
 	show := f.Bool("version", false, "print the version and exit")
 	if err := f.Parse(args); err != nil {
 		return nil, err
@@ -134,7 +142,11 @@ func fileFlag(args []string) string {
 }
 
 func run(ctx context.Context, c *settings.Settings) error {
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	set := metrics.New(version)
+	log := slog.New(journal.Observe(journal.New(os.Stderr, slog.LevelInfo), set.Event))
+	watchdog, _ := daemon.SdWatchdogEnabled(false)
+	well := health.New(log, func(state string) { _, _ = daemon.SdNotify(false, state) })
+	well.Every = watchdog
 	p, err := platform.New(platform.Choice{Name: c.Platform, EmulatedHost: c.EmulatedHost, Force: c.ForceEmulated})
 	if err != nil {
 		return err
@@ -142,6 +154,9 @@ func run(ctx context.Context, c *settings.Settings) error {
 	if !p.Protected() {
 		log.Warn(platform.EmulatedWarning)
 	}
+	well.Suffix = "; platform " + p.Name()
+	well.Checks[health.Node] = p.Check
+	well.Set(health.Node, p.Check(ctx)) // such a node still serves; why not stands in the log
 	admission, err := newAdmission(c)
 	if err != nil {
 		return err
@@ -154,7 +169,11 @@ func run(ctx context.Context, c *settings.Settings) error {
 	if err := os.MkdirAll(c.Runtime, 0o755); err != nil {
 		return fmt.Errorf("make runtime folder: %w", err)
 	}
-	listener, err := listen(c.Socket, admission.Admins, admission.Tenants >= 0)
+	passed, scraped, err := passedSockets()
+	if err != nil {
+		return err
+	}
+	listener, err := listen(passed, c.Socket, admission.Admins, admission.Tenants >= 0)
 	if err != nil {
 		return err
 	}
@@ -169,8 +188,11 @@ func run(ctx context.Context, c *settings.Settings) error {
 		return err
 	}
 	defer done()
-	fleet, err := newFleet(ctx, guest.Options{
-		Store: st, Launcher: launcher, Platform: p, Hub: guest.NewHub(), Log: log,
+	hub := guest.NewHub()
+	follower := witness.New(hub, log)
+	follower.Stage, follower.Changed = set.Stage, well.Changed
+	fleet, err := newFleet(qemu.WithObserver(ctx, set), guest.Options{
+		Store: st, Launcher: launcher, Platform: p, Hub: hub, Log: log,
 		QEMU: c.QEMU, Runtime: c.Runtime, ReadyTimeout: c.ReadyTimeout,
 		Capacity:  guest.Capacity{MemoryMiB: memory - c.MemoryReserve, Ratio: c.MemoryRatio, CPUs: runtime.NumCPU()},
 		CheckQEMU: qemu.CheckSecure,
@@ -185,7 +207,7 @@ func run(ctx context.Context, c *settings.Settings) error {
 	}
 	server, err := api.NewServer(&api.Service{
 		Fleet: fleet, Node: nodeFacts(p, c.QEMU, report), Examine: report.fresh, Roots: api.Roots{Admins: c.BundleRoots, Tenants: c.TenantRoots},
-		Quotas: api.Quotas{Default: c.Quota(), Users: quotas},
+		Quotas: api.Quotas{Default: c.Quota(), Users: quotas}, Calls: &api.Calls{Log: log, Count: set.Call, Stream: set.Stream},
 	})
 	if err != nil {
 		return err
@@ -204,19 +226,24 @@ func run(ctx context.Context, c *settings.Settings) error {
 		logReport(ctx, log, report.fresh(ctx))
 	}()
 	defer func() { <-examined }()
+	well.States = func() map[string]int { return states(fleet) }
+	well.Pings = []func(context.Context) error{answers(fleet), follower.Ping}
+	stopWatching, err := watch(ctx, c, scraped, admission.Admins, fleet, follower, well, set)
+	if err != nil {
+		return err
+	}
+	defer stopWatching()
 	served := make(chan error, 2)
 	go func() { served <- gate.Serve(ctx, listener, admission.Unix) }()
 	if remote != nil {
 		go func() { served <- gate.Serve(ctx, remote.Listener, remote.Admit) }()
 		log.Info("hostagent serves clients with a certificate", "address", remote.Listener.Addr())
 	}
-	log.Info("hostagent serves", "socket", c.Socket, "platform", p.Name(), "guests", len(fleet.List()))
-	stopNotify := notify(fmt.Sprintf("%d guests, platform %s", len(fleet.List()), p.Name()))
-	defer stopNotify()
+	log.Info("hostagent serves", journal.Serving, "socket", c.Socket, "platform", p.Name(), "guests", len(fleet.List()))
 	select {
 	case err = <-served:
 	case <-ctx.Done():
-		log.Info("hostagent ends, guests go on")
+		log.Info("hostagent ends, guests go on", journal.Ending)
 	}
 	return errors.Join(err, server.Close())
 }

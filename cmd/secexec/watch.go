@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 
 	"github.com/secexec/secexec/cmd/secexec/term"
 	"github.com/secexec/secexec/hostagent/client"
+	"github.com/secexec/secexec/proto/hostagent/v1"
 )
 
 func newLogs() *cobra.Command {
@@ -63,7 +65,10 @@ func newEvents() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "events [GUEST]",
 		Short: "Print changes of guests as they happen",
-		Args:  cobra.MaximumNArgs(1),
+		Long: `Events prints a line for each change of a guest, or of all: a state that it
+went to, a stage of its launch that it reached and after which time, why it
+failed. With --json each line is an object with all of the guest.`,
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name := ""
 			if len(args) == 1 {
@@ -74,33 +79,51 @@ func newEvents() *cobra.Command {
 				if err != nil {
 					return err
 				}
+				last := make(map[string]*hostagentv1.Guest)
 				for {
 					e, err := stream.Next()
 					if err != nil {
 						return err
 					}
 					if asJSON {
-						if err := printJSON(cmd, map[string]any{
-							"sequence": e.Sequence, "time": time.UnixMilli(e.TimeUnixMs).UTC(), "deleted": e.Deleted, "guest": guestJSON(e.Guest),
+						if err := json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{
+							"epoch": e.Epoch, "sequence": e.Sequence, "time": time.UnixMilli(e.TimeUnixMs).UTC(), "deleted": e.Deleted, "guest": guestJSON(e.Guest),
 						}); err != nil {
 							return err
 						}
 						continue
 					}
-					word := stateWord(e.Guest)
+					words := eventWords(last[e.Guest.Name], e)
+					last[e.Guest.Name] = e.Guest
 					if e.Deleted {
-						word = "removed"
-					} else if n := len(e.Guest.Stages); n > 0 && e.Guest.Failure == nil {
-						word += ", " + e.Guest.Stages[n-1].Name
+						delete(last, e.Guest.Name)
 					}
-					fmt.Fprintf(cmd.OutOrStdout(), "%s %s %s\n", time.UnixMilli(e.TimeUnixMs).UTC().Format("2006-01-02T15:04:05.000Z"), e.Guest.Name, term.Printable(word))
+					fmt.Fprintf(cmd.OutOrStdout(), "%s %s %s\n", time.UnixMilli(e.TimeUnixMs).UTC().Format("2006-01-02T15:04:05.000Z"), e.Guest.Name, term.Printable(words))
 				}
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON, an object a line")
 	agent.add(cmd)
 	return cmd
+}
+
+// eventWords say what an event changed since the guest was last told of (nil:
+// never).
+func eventWords(before *hostagentv1.Guest, e *hostagentv1.Event) string {
+	g := e.Guest
+	n := len(g.Stages)
+	switch {
+	case e.Deleted:
+		return "removed"
+	case g.Failure != nil:
+		return g.State + " (" + g.Failure.Code + "): " + g.Failure.Message
+	case n > 0 && (before == nil || before.State == g.State) && (before == nil || len(before.Stages) != n):
+		return fmt.Sprintf("%s, reached %s after %.1f s", g.State, g.Stages[n-1].Name, float64(g.Stages[n-1].Millis)/1000)
+	case g.Restarts > 0 && g.State == "starting" && before != nil && before.State != g.State:
+		return fmt.Sprintf("starting, restart %d", g.Restarts)
+	}
+	return g.State
 }
 
 func newNode() *cobra.Command {

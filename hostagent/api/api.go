@@ -36,6 +36,7 @@ type Service struct {
 	Examine func(ctx context.Context) []node.Finding
 	Roots   Roots
 	Quotas
+	Calls *Calls // watches them; nil: nobody does
 }
 
 var _ hostagentv1.HostagentService = (*Service)(nil)
@@ -206,11 +207,12 @@ func toStatus(err error) error {
 
 // NewServer returns a ttrpc server for the service. It serves behind a Gate.
 func NewServer(s *Service) (*ttrpc.Server, error) {
-	server, err := ttrpc.NewServer()
+	server, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(s.Calls.unary))
 	if err != nil {
 		return nil, err
 	}
-	hostagentv1.RegisterHostagentService(server, s)
+	hostagentv1.RegisterHostagentService(server, watched{s, s.Calls})
+	hostagentv1.RegisterStatsService(server, stats{s})
 	hostagentv1.RegisterNodeService(server, nodeService{s.Examine})
 	hostagentv1.RegisterDumpService(server, dumpService{s.Fleet})
 	return server, nil

@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/ttrpc"
 
 	"github.com/secexec/secexec/hostagent/fault"
+	"github.com/secexec/secexec/hostagent/journal"
 )
 
 // Bounds of connections.
@@ -106,7 +107,7 @@ func (g *Gate) welcome(ctx context.Context, conn net.Conn, admit Admit, known fu
 	cancel()
 	known()
 	if err != nil {
-		g.complain("caller turned away", "error", err)
+		g.complain("caller turned away", journal.TurnedAway, "error", err)
 		if admitted != nil {
 			conn = admitted
 		}
@@ -116,7 +117,7 @@ func (g *Gate) welcome(ctx context.Context, conn net.Conn, admit Admit, known fu
 	guard := newGuard(admitted, caller, nil)
 	guard.done, guard.timeout = func() { g.leave(guard) }, g.frame
 	if err := g.enter(guard); err != nil {
-		g.complain("caller turned away", "caller", caller, "error", err)
+		g.complain("caller turned away", journal.TurnedAway, "caller", caller, "error", err)
 		g.turnAway(ctx, admitted, err)
 		return
 	}

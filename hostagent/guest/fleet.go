@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/secexec/secexec/hostagent/fault"
+	"github.com/secexec/secexec/hostagent/journal"
 	"github.com/secexec/secexec/hostagent/launch"
 	"github.com/secexec/secexec/hostagent/platform"
 	"github.com/secexec/secexec/hostagent/store"
@@ -94,7 +95,7 @@ func NewFleet(ctx context.Context, o Options) (*Fleet, error) {
 	f.lives.Go(f.logs.run)
 	f.lives.Go(func() { f.tidy(f.ctx) })
 	for _, problem := range problems {
-		f.Log.Error("load guests", "error", problem)
+		f.Log.Error("load guests", journal.Damaged, "error", problem)
 	}
 	var due []*Guest
 	for _, rec := range recs {
@@ -124,7 +125,7 @@ func (f *Fleet) settle(ctx context.Context, g *Guest, rec *store.Guest) (due boo
 	case was.Live() && was != Starting && gone == nil:
 		g.setLife(l)
 		f.lives.Go(func() { l.adopt(f.ctx) })
-		f.Log.Info("guest taken over", "guest", rec.Name, "state", rec.State, "pid", rec.Process.PID)
+		f.Log.Info("guest taken over", journal.Adopted, "guest", rec.Name, "state", rec.State, "pid", rec.Process.PID)
 		return false
 	case was == Starting || was.Live() && !errors.Is(gone, launch.ErrGone):
 		// Cut off, or one that can't be supervised.
@@ -144,9 +145,9 @@ func (f *Fleet) settle(ctx context.Context, g *Guest, rec *store.Guest) (due boo
 		return false
 	}
 	if err != nil {
-		f.Log.Error("settle guest", "guest", rec.Name, "error", err)
+		f.Log.Error("settle guest", journal.Unsettled, "guest", rec.Name, "error", err)
 	}
-	f.Log.Warn("guest settled", "guest", rec.Name, "was", was, "is", g.record().State)
+	f.Log.Warn("guest settled", journal.Settled, "guest", rec.Name, "was", was, "is", g.record().State)
 	return due
 }
 

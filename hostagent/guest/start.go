@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/secexec/secexec/hostagent/fault"
+	"github.com/secexec/secexec/hostagent/journal"
 	"github.com/secexec/secexec/hostagent/launch"
 	"github.com/secexec/secexec/hostagent/platform"
 	"github.com/secexec/secexec/hostagent/qemu"
@@ -193,7 +194,7 @@ func (l *life) adopt(ctx context.Context) {
 	if err != nil && ctx.Err() == nil {
 		// The process is the right one, by its identity: it is not ended for a
 		// monitor that does not answer. Without one its last words are missed.
-		l.g.fleet.Log.Error("guest goes on without QMP", "guest", rec.Name, "error", err)
+		l.g.fleet.Log.Error("guest goes on without QMP", journal.NoMonitor, "guest", rec.Name, "error", err)
 		if l.monitor != nil {
 			l.monitor.Close()
 			l.monitor = nil

@@ -30,6 +30,7 @@ var ErrClosed = errors.New("QMP connection is closed")
 // goroutines. The owner calls Close.
 type Monitor struct {
 	conn    net.Conn
+	watch   Observer
 	release Release
 	events  chan Event
 	done    chan struct{} // closed when the reader has ended
@@ -90,6 +91,7 @@ func newMonitor(ctx context.Context, conn net.Conn) (*Monitor, error) {
 	}
 	m := &Monitor{
 		conn:    conn,
+		watch:   observerOf(ctx),
 		release: msg.greeting.Release,
 		events:  make(chan Event, maxEvents),
 		done:    make(chan struct{}),
@@ -182,7 +184,8 @@ func (m *Monitor) Execute(ctx context.Context, command string, arguments, out an
 }
 
 // execute is Execute with a file whose descriptor goes along, or nil.
-func (m *Monitor) execute(ctx context.Context, command string, arguments, out any, file *os.File) error {
+func (m *Monitor) execute(ctx context.Context, command string, arguments, out any, file *os.File) (err error) {
+	defer func(start time.Time) { m.watch.Command(command, time.Since(start), err) }(time.Now())
 	ctx, cancel := context.WithTimeout(ctx, CommandTimeout)
 	defer cancel()
 	answer := make(chan reply, 1)
@@ -330,6 +333,7 @@ func (m *Monitor) deliver(e Event) {
 	m.mu.Lock()
 	m.dropped++
 	m.mu.Unlock()
+	m.watch.Dropped()
 }
 
 // telling are the events that say how a guest ends.

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/secexec/secexec/hostagent/metrics"
 )
 
 // File is where the settings are unless --config says otherwise.
@@ -43,6 +45,8 @@ type Settings struct {
 	ReadyTimeout  time.Duration `yaml:"ready_timeout" doc:"How long a guest may take to become ready."`
 	MemoryRatio   float64       `yaml:"memory_ratio" doc:"Guests that run may have so much memory together, as a multiple of the node's less the reserve; 0: hostagent does not count. Above 1 the node may swap."`
 	MemoryReserve int           `yaml:"memory_reserve_mib" doc:"MiB of the node's memory that guests do not get: for the system, QEMU and the ultravisor."`
+	Metrics       string        `yaml:"metrics" doc:"Where Prometheus scrapes /metrics: 127.0.0.1:9745, or unix:/run/secexec/metrics.sock for the group; empty: nowhere. Who can connect reads the guests' names and loads."`
+	MetricsRemote bool          `yaml:"metrics_remote" doc:"Let metrics be an address that others than this node reach. Nobody is asked who they are."`
 
 	BundleRoots []string `yaml:"bundle_roots" doc:"Folders beneath which administrators' bundles lie; none: anywhere."`
 	DiskRoots   []string `yaml:"disk_roots" doc:"Folders beneath which disks lie that administrators attach; none: anywhere."`
@@ -128,6 +132,9 @@ func (s *Settings) Check() error {
 		if !filepath.IsAbs(path) && (path != "" || name != "emulated_host") {
 			return fmt.Errorf("%w: %s: %q is not an absolute path", ErrInvalid, name, path)
 		}
+	}
+	if _, _, err := metrics.Address(s.Metrics, s.MetricsRemote); err != nil {
+		return fmt.Errorf("%w: metrics: %w", ErrInvalid, err)
 	}
 	if s.QEMU == "" {
 		return fmt.Errorf("%w: qemu: no program", ErrInvalid)
