@@ -19,7 +19,7 @@ func Args(c *Config) ([]string, error) {
 	argv := []string{c.Binary}
 	for _, part := range []func(*Config) []string{
 		identity, defaults, machine, memory, processors, kernel,
-		monitor, debugger, console, serial, scsi, disks, network, confidential, sandbox,
+		monitor, debugger, console, serial, ioThreads, scsi, disks, networks, confidential, sandbox,
 	} {
 		argv = append(argv, part(c)...)
 	}
@@ -77,11 +77,11 @@ func listen(id, path string) []string {
 	return []string{"-chardev", "socket,id=" + id + ",path=" + escape(path) + ",server=on,wait=off"}
 }
 
-// Device numbers on the channel subsystem. Disks come last, as many as there
-// are.
+// Device numbers on the channel subsystem. A guest names its devices after them,
+// so they stay what they are. Disks come last, as many as there are.
 const (
 	devnoSerial = 0x0001
 	devnoSCSI   = 0x0002
-	devnoNet    = 0x0003
+	devnoNets   = 0x0010
 	devnoDisks  = 0x0100
 )
