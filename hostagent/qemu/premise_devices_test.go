@@ -1,6 +1,8 @@
 package qemu
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -145,28 +147,36 @@ func TestPremiseDirectDisk(t *testing.T) {
 	binary, _ := withQEMU(t)
 	c := paused(t, binary)
 	c.Disks[2].Cache = Direct
-	cmd, words := run(t, c)
-	ended := make(chan struct{})
-	go func() { cmd.Wait(); close(ended) }()
-	dialed := make(chan *Monitor, 1)
+	argv, err := Args(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(argv[0], argv[1:]...)
+	words := new(bytes.Buffer)
+	cmd.Stdout, cmd.Stderr = words, words
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, ended := context.WithTimeout(t.Context(), 30*time.Second)
+	waited := make(chan struct{})
 	go func() {
-		if m, err := Dial(t.Context(), c.QMPSocket); err == nil {
-			dialed <- m
-		}
+		defer close(waited)
+		cmd.Wait()
+		ended()
 	}()
-	select {
-	case m := <-dialed:
-		defer m.Close()
-		if n := nodes(t, m)["disk2-file"]; !n.Cache.Direct || n.Cache.NoFlush {
-			t.Errorf("node %+v", n)
-		}
-	case <-ended:
+	t.Cleanup(func() { cmd.Process.Kill(); <-waited })
+	m, err := Dial(ctx, c.QMPSocket)
+	if err != nil {
+		cmd.Process.Kill()
+		<-waited // words are whole
 		if strings.Contains(words.String(), "O_DIRECT") || strings.Contains(words.String(), "aio=native") {
 			t.Skipf("no O_DIRECT here: %s", words)
 		}
-		t.Error(words)
-	case <-time.After(30 * time.Second):
-		t.Errorf("QEMU neither serves nor ends: %s", words)
+		t.Fatalf("%v: %s", err, words)
+	}
+	defer m.Close()
+	if n := nodes(t, m)["disk2-file"]; !n.Cache.Direct || n.Cache.NoFlush {
+		t.Errorf("node %+v", n)
 	}
 }
 
