@@ -43,10 +43,10 @@ var _ hostagentv1.HostagentService = (*Service)(nil)
 
 // Create implements the service.
 func (s *Service) Create(ctx context.Context, r *hostagentv1.CreateRequest) (*hostagentv1.Guest, error) {
-	if len(r.Name) > maxName || len(r.Bundle) > maxPath || r.MemoryMib > 1<<30 || r.Cpus > 1<<16 {
+	if len(r.Name) > maxName || len(r.Bundle) > maxPath || r.MemoryMib > 1<<30 || r.Cpus > 1<<16 || devicesTooLarge(r) {
 		return nil, toStatus(fault.New(fault.BadRequest, "a field is too large"))
 	}
-	request := guest.Request{Name: r.Name, Bundle: r.Bundle, MemoryMiB: int(r.MemoryMib), CPUs: int(r.Cpus), ID: r.RequestId, Loadparm: r.Loadparm}
+	request := guest.Request{Name: r.Name, Bundle: r.Bundle, MemoryMiB: int(r.MemoryMib), CPUs: int(r.Cpus), ID: r.RequestId, Loadparm: r.Loadparm, Disks: disksOf(r.Disks), Networks: networksOf(r.Networks)}
 	done, err := s.forCaller(CallerOf(ctx), r, &request)
 	if err != nil {
 		return nil, toStatus(err)
@@ -195,6 +195,7 @@ func (s *Service) show(g store.Guest) *hostagentv1.Guest {
 		CreatedUnixMs: g.Created.UnixMilli(), MemoryMib: uint32(g.MemoryMiB), Cpus: uint32(g.CPUs), ImageId: g.ImageID, Identity: g.Identity,
 		OwnerUid: g.Owner,
 	}
+	out.Disks, out.Networks = showDisks(g.Disks), showNetworks(g.Networks)
 	if !g.Started.IsZero() {
 		out.StartedUnixMs = g.Started.UnixMilli()
 	}

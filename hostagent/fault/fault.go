@@ -45,6 +45,9 @@ const (
 	Path       Code = "H224"
 	Limit      Code = "H225"
 	AdminOnly  Code = "H226"
+	Disk       Code = "H233"
+	DiskImage  Code = "H234"
+	Network    Code = "H235"
 )
 
 // entry is a code's meaning, remedy and ttrpc status.
@@ -73,6 +76,9 @@ var table = map[Code]entry{
 	BadRequest:   {"the request is not valid", "see secexec help", codes.InvalidArgument},
 	Storage:      {"the state folder can't be written", "free space and check the permissions of hostagent's --state folder", codes.ResourceExhausted},
 	QEMUDied:     {"QEMU ended unexpectedly", "see the guest's qemu.log in the state folder", codes.Aborted},
+	Disk:         {"a disk can't be attached", "name a file or block device that exists and that hostagent may open, as its format and cache mode need it", codes.FailedPrecondition},
+	DiskImage:    {"a disk's image is not of its format, or has QEMU open further files", "state the image's format; make it stand alone with qemu-img convert", codes.FailedPrecondition},
+	Network:      {"a network can't be attached", "make the tap interface before the guest starts, of as many queues, and let no other guest have it", codes.FailedPrecondition},
 	Internal:     {"hostagent failed inside", "report a bug with hostagent's log", codes.Internal},
 
 	TooLarge:   {"the guest wants more than this node or its ultravisor has for one", "give it less memory or fewer CPUs, or run it on a larger node", codes.FailedPrecondition},

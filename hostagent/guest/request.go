@@ -25,6 +25,9 @@ type Request struct {
 	Admin   bool                                  // the caller administers the node; a tenant may not reach beyond its guests
 	Folder  func() (bundle.Folder, error)         // opens Bundle as the caller may; nil: as hostagent may
 	Reserve func(Ask) (release func(), err error) // asks the caller's quota; nil: it has none
+
+	Disks    []store.Disk    // beside the bundle's own, by Path; what is empty has a default, a serial too
+	Networks []store.Network // without a MAC: qemu.MAC's of the guest's UUID
 }
 
 // requestForm is what an id of a request may be.
@@ -67,7 +70,7 @@ func record(m *bundle.Manifest, r Request) (*store.Guest, error) {
 		}
 		rec.Disks = append(rec.Disks, store.Disk{File: d.File, Serial: d.Serial, ReadOnly: d.ReadOnly})
 	}
-	return rec, nil
+	return rec, attach(rec, r.Disks, r.Networks)
 }
 
 func newUUID() string {

@@ -90,12 +90,21 @@ func (l *life) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	taps, err := qemu.OpenNets(cfg, 3)
+	if err != nil {
+		return fault.New(fault.Network, "start guest %s: %w", rec.Name, err)
+	}
+	defer func() {
+		for _, f := range taps {
+			f.Close()
+		}
+	}()
 	argv, err := qemu.Args(cfg)
 	if err != nil {
 		return fault.New(fault.Launch, "start guest %s: %w", rec.Name, err)
 	}
 	l.proc, err = f.Launcher.Start(ctx, launch.Spec{
-		Name: rec.Name, UUID: rec.UUID, Argv: argv, Dir: f.Store.Dir(rec.Name), LogPath: filepath.Join(f.Store.Dir(rec.Name), qemuLog),
+		Name: rec.Name, UUID: rec.UUID, Argv: argv, Dir: f.Store.Dir(rec.Name), LogPath: filepath.Join(f.Store.Dir(rec.Name), qemuLog), Files: taps,
 	})
 	if err != nil {
 		return fault.New(fault.Launch, "start guest %s: %w", rec.Name, err)

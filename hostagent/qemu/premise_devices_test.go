@@ -258,26 +258,24 @@ func TestPremiseTap(t *testing.T) {
 	c := paused(t, binary)
 	c.CPUs = 4
 	c.Nets = []Net{
-		{MAC: "52:54:00:12:34:56", Tap: one, FDs: []int{3}},
-		{MAC: "52:54:00:12:34:57", Tap: four, Queues: 4, FDs: []int{4, 5, 6, 7}},
+		{MAC: "52:54:00:12:34:56", Tap: one},
+		{MAC: "52:54:00:12:34:57", Tap: four, Queues: 4},
+	}
+	files, err := OpenNets(c, 3)
+	if err != nil {
+		t.Fatal(err)
 	}
 	argv, err := Args(c)
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(argv[0], argv[1:]...)
-	for _, n := range c.Nets {
-		files, err := OpenTap(n.Tap, n.Queues)
-		if err != nil {
-			t.Fatal(err)
-		}
-		cmd.ExtraFiles = append(cmd.ExtraFiles, files...)
-	}
+	cmd.ExtraFiles = files
 	if _, err := OpenTap(one, 1); !errors.Is(err, ErrTap) || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("an interface in use: %v", err)
 	}
 	m := dial(t, c, start(t, cmd))
-	for _, f := range cmd.ExtraFiles {
+	for _, f := range files {
 		f.Close()
 	}
 	for _, id := range []string{"net0", "net1"} {

@@ -14,6 +14,31 @@ import (
 // ErrTap is wrapped by every error about a tap interface.
 var ErrTap = errors.New("can't attach network")
 
+// OpenNets opens the queues of all tap interfaces, to be descriptors of QEMU from
+// number first on, in this order. The caller closes its own.
+func OpenNets(c *Config, first int) ([]*os.File, error) {
+	var files []*os.File
+	for i := range c.Nets {
+		n := &c.Nets[i]
+		if n.Tap == "" {
+			continue
+		}
+		queues, err := OpenTap(n.Tap, n.Queues)
+		if err != nil {
+			for _, f := range files {
+				f.Close()
+			}
+			return nil, err
+		}
+		n.FDs = nil
+		for range queues {
+			n.FDs = append(n.FDs, first+len(files)+len(n.FDs))
+		}
+		files = append(files, queues...)
+	}
+	return files, nil
+}
+
 // OpenTap opens the queues of a tap interface that exists, one descriptor each,
 // for a QEMU to inherit; the caller closes them. It needs CAP_NET_ADMIN, or to be
 // the interface's owner, which QEMU then doesn't.
