@@ -22,6 +22,7 @@ func guestJSON(g *hostagentv1.Guest) map[string]any {
 		"pid": g.Pid, "created": time.UnixMilli(g.CreatedUnixMs).UTC(), "memory_mib": g.MemoryMib, "cpus": g.Cpus,
 		"image_id": g.ImageId, "identity": g.Identity,
 	}
+	out["disks"], out["networks"] = disksJSON(g.Disks), networksJSON(g.Networks)
 	if g.StartedUnixMs != 0 {
 		out["started"] = time.UnixMilli(g.StartedUnixMs).UTC()
 	}
@@ -95,6 +96,12 @@ func newInspect() *cobra.Command {
 					"name", g.Name, "uuid", g.Uuid, "state", g.State, "platform", platformWord(g.Platform, g.Protected),
 					"created", ago(g.CreatedUnixMs), "started", ago(g.StartedUnixMs), "stages", stages(g), "qemu pid", fmt.Sprint(g.Pid),
 					"memory", fmt.Sprintf("%d MiB", g.MemoryMib), "cpus", fmt.Sprint(g.Cpus), "image id", g.ImageId, "identity", g.Identity,
+				}
+				for _, d := range g.Disks {
+					pairs = append(pairs, "disk", diskWords(d))
+				}
+				for _, n := range g.Networks {
+					pairs = append(pairs, "network", networkWords(n))
 				}
 				if f := g.Failure; f != nil {
 					pairs = append(pairs, "failure", f.Code+": "+f.Message, "remedy", f.Remedy)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,7 +17,7 @@ import (
 func newRun() *cobra.Command {
 	var agent agentFlags
 	var check identityFlags
-	var request hostagentv1.CreateRequest
+	var flags guestFlags
 	var asJSON bool
 	var timeout time.Duration
 	cmd := &cobra.Command{
@@ -33,11 +32,10 @@ A guest that does not become ready is ended and stays, as failed, for
 secexec inspect and secexec logs.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			bundle, err := filepath.Abs(args[0])
+			request, err := flags.of(args[0])
 			if err != nil {
-				return fmt.Errorf("find bundle: %w", err)
+				return err
 			}
-			request.Bundle = bundle
 			ctx, cancel := context.WithTimeoutCause(cmd.Context(), timeout, fmt.Errorf("guest not ready within %s", timeout))
 			defer cancel()
 			return agent.with(ctx, func(c *client.Client) error {
@@ -45,7 +43,7 @@ secexec inspect and secexec logs.`,
 				if asJSON {
 					out = cmd.ErrOrStderr()
 				}
-				g, verdict, err := runGuest(ctx, c, &request, check, term.NewSteps(out))
+				g, verdict, err := runGuest(ctx, c, request, check, term.NewSteps(out))
 				if err != nil {
 					return err
 				}
@@ -58,10 +56,7 @@ secexec inspect and secexec logs.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&request.Name, "name", "", "the guest's name (default: the bundle's)")
-	f.Uint32Var(&request.MemoryMib, "memory", 0, "guest memory in MiB (default: the bundle's)")
-	f.Uint32Var(&request.Cpus, "cpus", 1, "virtual CPUs")
-	f.StringVar(&request.Loadparm, "loadparm", "", "entry of the boot menu, for a bundle that boots from its disk (default: its first)")
+	flags.add(cmd)
 	f.DurationVar(&timeout, "timeout", 5*time.Minute, "how long to wait for all of it")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	check.add(cmd)
