@@ -8,6 +8,7 @@ import (
 
 	"github.com/secexec/secexec/cmd/secexec/term"
 	"github.com/secexec/secexec/hostagent/client"
+	"github.com/secexec/secexec/hostagent/libvirt"
 	"github.com/secexec/secexec/proto/hostagent/v1"
 )
 
@@ -78,7 +79,7 @@ func newPs() *cobra.Command {
 
 func newInspect() *cobra.Command {
 	var agent agentFlags
-	var asJSON bool
+	var format formatFlags
 	cmd := &cobra.Command{
 		Use:   "inspect GUEST",
 		Short: "Show all of a guest",
@@ -88,9 +89,6 @@ func newInspect() *cobra.Command {
 				g, err := c.Get(cmd.Context(), args[0])
 				if err != nil {
 					return err
-				}
-				if asJSON {
-					return printJSON(cmd, guestJSON(g))
 				}
 				pairs := []string{
 					"name", g.Name, "uuid", g.Uuid, "state", g.State, "platform", platformWord(g.Platform, g.Protected),
@@ -106,11 +104,16 @@ func newInspect() *cobra.Command {
 				if f := g.Failure; f != nil {
 					pairs = append(pairs, "failure", f.Code+": "+f.Message, "remedy", f.Remedy)
 				}
-				return term.Fields(cmd.OutOrStdout(), pairs...)
+				return format.print(cmd, func() error { return term.Fields(cmd.OutOrStdout(), pairs...) }, guestJSON(g), func() (*libvirt.Guest, error) {
+					if !g.Protected {
+						fmt.Fprintf(cmd.ErrOrStderr(), "guest %s runs on platform %s, which libvirt does not have: this is its domain for a node with Secure Execution\n", g.Name, g.Platform)
+					}
+					return guestDomain(g), nil
+				})
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	format.add(cmd)
 	agent.add(cmd)
 	return cmd
 }

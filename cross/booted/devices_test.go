@@ -78,6 +78,15 @@ func TestAttachedDevices(t *testing.T) {
 	if out, err := n.secexec("inspect", "g"); err != nil || !strings.Contains(out, "probe-thin, cache writeback, discard unmap") || !strings.Contains(out, "user, "+mac) {
 		t.Errorf("inspect: %v\n%s", err, out)
 	}
+	domain, err := n.secexec("inspect", "g", "--format", "libvirt")
+	for _, want := range []string{
+		`<source file="` + n.path("state/guests/g/root.img") + `"/>`, `<source file="` + n.path("thin.qcow2") + `"/>`, `<serial>probe-thin</serial>`,
+		`<mac address="` + mac + `"/>`, `<kernel>` + n.path("state/guests/g/boot.seimg") + `</kernel>`, "which libvirt does not have",
+	} {
+		if err != nil || !strings.Contains(domain, want) {
+			t.Errorf("inspect --format libvirt has no %s: %v\n%s", want, err, domain)
+		}
+	}
 	if out, err := n.secexec("stop", "g"); err != nil {
 		t.Errorf("stop: %v\n%s", err, out)
 	}

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/secexec/secexec/bundle"
 	"github.com/secexec/secexec/hostagent/fault"
 	"github.com/secexec/secexec/hostagent/guest"
 	"github.com/secexec/secexec/hostagent/node"
@@ -194,6 +195,10 @@ func (s *Service) show(g store.Guest) *hostagentv1.Guest {
 		Name: g.Name, Uuid: g.UUID, State: g.State, Platform: p.Name(), Protected: p.Protected(),
 		CreatedUnixMs: g.Created.UnixMilli(), MemoryMib: uint32(g.MemoryMiB), Cpus: uint32(g.CPUs), ImageId: g.ImageID, Identity: g.Identity,
 		OwnerUid: g.Owner,
+	}
+	out.Folder, out.Loadparm = s.Fleet.Store.Dir(g.Name), g.Loadparm
+	if g.Boot != bundle.BootDisk {
+		out.Image = g.Image
 	}
 	out.Disks, out.Networks = showDisks(g.Disks), showNetworks(g.Networks)
 	if !g.Started.IsZero() {

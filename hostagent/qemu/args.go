@@ -77,11 +77,11 @@ func listen(id, path string) []string {
 	return []string{"-chardev", "socket,id=" + id + ",path=" + escape(path) + ",server=on,wait=off"}
 }
 
-// Device numbers on the channel subsystem. A guest names its devices after them,
+// Device numbers on channel subsystem fe. A guest names its devices after them,
 // so they stay what they are. Disks come last, as many as there are.
 const (
-	devnoSerial = 0x0001
-	devnoSCSI   = 0x0002
-	devnoNets   = 0x0010
-	devnoDisks  = 0x0100
+	DevnoSerial = 0x0001
+	DevnoSCSI   = 0x0002
+	DevnoNets   = 0x0010 // the first network's
+	DevnoDisks  = 0x0100 // the first disk's, if it is on virtio-blk
 )

@@ -263,7 +263,7 @@ func TestIOThreads(t *testing.T) {
 		{8, 1, []Disk{blk}}, {8, 1, []Disk{scsi, scsi}}, {8, 2, []Disk{blk, scsi, scsi}}, {8, 0, nil},
 		{MaxCPUs, maxIOThreads, make([]Disk, MaxDisks)},
 	} {
-		if got := ioThreadCount(&Config{CPUs: c.cpus, Disks: c.disks}); got != c.want {
+		if got := IOThreads(c.cpus, c.disks); got != c.want {
 			t.Errorf("%d CPUs with %d disks: %d threads, want %d", c.cpus, len(c.disks), got, c.want)
 		}
 	}

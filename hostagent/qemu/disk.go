@@ -102,7 +102,7 @@ func (d *Disk) check() error {
 func scsi(c *Config) []string {
 	for i, d := range c.Disks {
 		if d.Bus == VirtioSCSI {
-			return virtio("virtio-scsi-ccw", "scsi0", devnoSCSI, append(object{{"num_queues", queues(c)}}, onThread(c, i)...)...)
+			return virtio("virtio-scsi-ccw", "scsi0", DevnoSCSI, append(object{{"num_queues", DiskQueues(c.CPUs)}}, onThread(c, i)...)...)
 		}
 	}
 	return nil
@@ -137,10 +137,10 @@ func disks(c *Config) []string {
 		}
 		o := object{
 			{"drive", node}, {"serial", d.Serial}, {"write-cache", "on"},
-			{"discard", d.Discard == Unmap}, {"num-queues", queues(c)},
+			{"discard", d.Discard == Unmap}, {"num-queues", DiskQueues(c.CPUs)},
 		}
 		o = append(append(o, onThread(c, i)...), boot...)
-		argv = append(argv, virtio("virtio-blk-ccw", id, devnoDisks+i, o...)...)
+		argv = append(argv, virtio("virtio-blk-ccw", id, DevnoDisks+i, o...)...)
 	}
 	return argv
 }
@@ -183,6 +183,7 @@ func (d *Disk) blockdevs(id string) (argv []string, node string) {
 // guest without adapter interrupts would find none of its disks.
 const maxQueues = 64
 
-// queues is a queue per CPU, so that CPUs don't wait for each other's lock. QEMU
-// does that by itself for PCI devices only.
-func queues(c *Config) int { return min(c.CPUs, maxQueues) }
+// DiskQueues is a disk's or controller's number of queues: one per CPU, so that
+// CPUs don't wait for each other's lock. QEMU does that by itself for PCI devices
+// only.
+func DiskQueues(cpus int) int { return min(cpus, maxQueues) }

@@ -109,7 +109,7 @@ func networks(c *Config) []string {
 			o = append(o, member{"mq", true})
 		}
 		argv = append(argv, "-netdev", backend.String())
-		argv = append(argv, virtio("virtio-net-ccw", id, devnoNets+i, o...)...)
+		argv = append(argv, virtio("virtio-net-ccw", id, DevnoNets+i, o...)...)
 	}
 	return argv
 }

@@ -877,6 +877,9 @@ type Guest struct {
 	OwnerUid      uint32                 `protobuf:"varint,21,opt,name=owner_uid,json=ownerUid,proto3" json:"owner_uid,omitempty"` // who created it
 	Restarts      uint32                 `protobuf:"varint,22,opt,name=restarts,proto3" json:"restarts,omitempty"`                 // by the restart policy, within its window
 	Unit          string                 `protobuf:"bytes,23,opt,name=unit,proto3" json:"unit,omitempty"`                          // systemd unit that QEMU runs in, empty: none
+	Folder        string                 `protobuf:"bytes,34,opt,name=folder,proto3" json:"folder,omitempty"`                      // absolute, on the node: image, the bundle's disks, logs
+	Image         string                 `protobuf:"bytes,35,opt,name=image,proto3" json:"image,omitempty"`                        // boot image in that folder; empty: firmware boots the first disk
+	Loadparm      string                 `protobuf:"bytes,36,opt,name=loadparm,proto3" json:"loadparm,omitempty"`                  // entry of its boot menu then, empty: the default one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1068,6 +1071,27 @@ func (x *Guest) GetRestarts() uint32 {
 func (x *Guest) GetUnit() string {
 	if x != nil {
 		return x.Unit
+	}
+	return ""
+}
+
+func (x *Guest) GetFolder() string {
+	if x != nil {
+		return x.Folder
+	}
+	return ""
+}
+
+func (x *Guest) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+func (x *Guest) GetLoadparm() string {
+	if x != nil {
+		return x.Loadparm
 	}
 	return ""
 }
@@ -1631,7 +1655,7 @@ const file_proto_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"timeUnixMs\x121\n" +
 	"\x05guest\x18\x03 \x01(\v2\x1b.secexec.hostagent.v1.GuestR\x05guest\x12\x18\n" +
 	"\adeleted\x18\x04 \x01(\bR\adeleted\x12\x14\n" +
-	"\x05epoch\x18\x05 \x01(\tR\x05epoch\"\x9f\x06\n" +
+	"\x05epoch\x18\x05 \x01(\tR\x05epoch\"\xe9\x06\n" +
 	"\x05Guest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04uuid\x18\x02 \x01(\tR\x04uuid\x12\x14\n" +
@@ -1657,7 +1681,10 @@ const file_proto_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\tresources\x18\x14 \x01(\v2\x1f.secexec.hostagent.v1.ResourcesR\tresources\x12\x1b\n" +
 	"\towner_uid\x18\x15 \x01(\rR\bownerUid\x12\x1a\n" +
 	"\brestarts\x18\x16 \x01(\rR\brestarts\x12\x12\n" +
-	"\x04unit\x18\x17 \x01(\tR\x04unit\"C\n" +
+	"\x04unit\x18\x17 \x01(\tR\x04unit\x12\x16\n" +
+	"\x06folder\x18\" \x01(\tR\x06folder\x12\x14\n" +
+	"\x05image\x18# \x01(\tR\x05image\x12\x1a\n" +
+	"\bloadparm\x18$ \x01(\tR\bloadparm\"C\n" +
 	"\x05Stage\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06millis\x18\x02 \x01(\x04R\x06millis\x12\x0e\n" +
