@@ -20,7 +20,9 @@ import (
 func packInitrd(ctx context.Context, p *Plan, found *prepared, record *sealed.Record, fileSystems []string, in *outfile.Dir) (*os.File, error) {
 	needs := initrd.Needs{
 		Block: true, Net: true, Console: true, Crypt: true, FileSystems: fileSystems,
-		SCSI: p.BootableDisk != "", // who boots from a disk chooses its bus
+		// Who runs the guest chooses its disks' bus; a bootable disk's may be the
+		// only one.
+		SCSI: p.BootableDisk != "", MaybeSCSI: true,
 	}
 	want, err := needs.Modules()
 	if err != nil {

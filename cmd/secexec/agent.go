@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secexec/secexec/hostagent/client"
-	"github.com/secexec/secexec/proto/hostagent/v1"
+	hostagentv1 "github.com/secexec/secexec/proto/hostagent/v1"
 )
 
 // agentFlags are the flags of commands that talk to hostagent.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/secexec/secexec/bundle"
 	"github.com/secexec/secexec/cmd/secexec/term"
+	"github.com/secexec/secexec/hostagent/libvirt"
 	"github.com/secexec/secexec/owner"
 	"github.com/secexec/secexec/seimage"
 )
@@ -27,12 +28,16 @@ func newBundle() *cobra.Command {
 }
 
 func newBundleShow() *cobra.Command {
-	var asJSON bool
+	var format formatFlags
 	cmd := &cobra.Command{
-		Use:     "show BUNDLE",
-		Short:   "Show a bundle's manifest",
-		Example: `  secexec bundle show hello`,
-		Args:    cobra.ExactArgs(1),
+		Use:   "show BUNDLE",
+		Short: "Show a bundle's manifest",
+		Long: `Show prints what a bundle holds; with --format libvirt the XML of a domain that
+runs it, for a provider without a hostagent. The domain's disks are the bundle's
+own files, which the guest writes to: show a copy.`,
+		Example: `  secexec bundle show hello
+  secexec bundle show /var/lib/libvirt/images/hello --format libvirt`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			b, err := bundle.Open(args[0])
 			if err != nil {
@@ -40,9 +45,6 @@ func newBundleShow() *cobra.Command {
 			}
 			defer b.Close()
 			m := &b.Manifest
-			if asJSON {
-				return printJSON(cmd, m)
-			}
 			pairs := []string{
 				"name", m.Name, "image id", m.Image.ID, "identity", m.Identity, "memory", fmt.Sprintf("%d MiB", m.MemoryMiB),
 				"image", fmt.Sprintf("%s, %s", m.Image.File, mib(m.Image.Size)),
@@ -57,10 +59,11 @@ func newBundleShow() *cobra.Command {
 			for _, s := range m.KeySlots {
 				pairs = append(pairs, "key slot", s.HostKeyHash+" "+s.Subject)
 			}
-			return term.Fields(cmd.OutOrStdout(), pairs...)
+			return format.print(cmd, func() error { return term.Fields(cmd.OutOrStdout(), pairs...) }, m,
+				func() (*libvirt.Guest, error) { return bundleDomain(args[0], m) })
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	format.add(cmd)
 	return cmd
 }
 

@@ -8,7 +8,8 @@ import (
 
 	"github.com/secexec/secexec/cmd/secexec/term"
 	"github.com/secexec/secexec/hostagent/client"
-	"github.com/secexec/secexec/proto/hostagent/v1"
+	"github.com/secexec/secexec/hostagent/libvirt"
+	hostagentv1 "github.com/secexec/secexec/proto/hostagent/v1"
 )
 
 // guestJSON is a guest as --json prints it; names are the API's.
@@ -28,6 +29,7 @@ func guestJSON(g *hostagentv1.Guest) map[string]any {
 	if g.RestartUnixMs != 0 {
 		out["restart_at"] = time.UnixMilli(g.RestartUnixMs).UTC()
 	}
+	out["disks"], out["networks"] = disksJSON(g.Disks), networksJSON(g.Networks)
 	if g.StartedUnixMs != 0 {
 		out["started"] = time.UnixMilli(g.StartedUnixMs).UTC()
 	}
@@ -83,7 +85,7 @@ func newPs() *cobra.Command {
 
 func newInspect() *cobra.Command {
 	var agent agentFlags
-	var asJSON bool
+	var format formatFlags
 	cmd := &cobra.Command{
 		Use:   "inspect GUEST",
 		Short: "Show all of a guest",
@@ -93,9 +95,6 @@ func newInspect() *cobra.Command {
 				g, err := c.Get(cmd.Context(), args[0])
 				if err != nil {
 					return err
-				}
-				if asJSON {
-					return printJSON(cmd, guestJSON(g))
 				}
 				pairs := []string{
 					"name", g.Name, "uuid", g.Uuid, "state", g.State, "platform", platformWord(g.Platform, g.Protected),
@@ -108,14 +107,25 @@ func newInspect() *cobra.Command {
 				if g.Autostart {
 					pairs = append(pairs, "autostart", fmt.Sprintf("order %d", g.Order))
 				}
+				for _, d := range g.Disks {
+					pairs = append(pairs, "disk", diskWords(d))
+				}
+				for _, n := range g.Networks {
+					pairs = append(pairs, "network", networkWords(n))
+				}
 				if f := g.Failure; f != nil {
 					pairs = append(pairs, "failure", f.Code+": "+f.Message, "remedy", f.Remedy)
 				}
-				return term.Fields(cmd.OutOrStdout(), pairs...)
+				return format.print(cmd, func() error { return term.Fields(cmd.OutOrStdout(), pairs...) }, guestJSON(g), func() (*libvirt.Guest, error) {
+					if !g.Protected {
+						fmt.Fprintf(cmd.ErrOrStderr(), "guest %s runs on platform %s, which libvirt does not have: this is its domain for a node with Secure Execution\n", g.Name, g.Platform)
+					}
+					return guestDomain(g), nil
+				})
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	format.add(cmd)
 	agent.add(cmd)
 	return cmd
 }

@@ -1,7 +1,7 @@
 // Command secexec seals Linux workloads for IBM Secure Execution and runs them.
 //
 // The owner's commands (hostkey, image, disk, kernel, build, emulate) need no root
-// rights and no hostagent; the operator's (run, ps, inspect, logs, events,
+// rights and no hostagent; the operator's (create, run, ps, inspect, logs, events,
 // stats, top, stop, kill, rm, verify, dump, node) talk to hostagent over its socket.
 package main
 
@@ -108,7 +108,7 @@ func newRoot() *cobra.Command {
 		root.AddCommand(cmd)
 	}
 	for _, cmd := range []*cobra.Command{
-		newRun(), newStart(), newPs(), newInspect(), newLogs(), newEvents(), newStats(), newTop(), newStop(), newKill(), newRm(), newVerify(), newDump(), newNode(),
+		newCreate(), newRun(), newStart(), newPs(), newInspect(), newLogs(), newEvents(), newStats(), newTop(), newStop(), newKill(), newRm(), newVerify(), newDump(), newNode(),
 	} {
 		cmd.GroupID = "operator"
 		root.AddCommand(cmd)

@@ -4,10 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
-	"path/filepath"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,16 +11,15 @@ import (
 	"github.com/secexec/secexec/cmd/secexec/term"
 	"github.com/secexec/secexec/hostagent/client"
 	"github.com/secexec/secexec/hostagent/fault"
-	"github.com/secexec/secexec/proto/hostagent/v1"
+	hostagentv1 "github.com/secexec/secexec/proto/hostagent/v1"
 )
 
 func newRun() *cobra.Command {
 	var agent agentFlags
 	var check identityFlags
-	var request hostagentv1.CreateRequest
+	var flags guestFlags
 	var asJSON bool
-	var timeout, window time.Duration
-	var restart string
+	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use:   "run BUNDLE",
 		Short: "Create and start a guest, and wait until it is ready, verified",
@@ -43,12 +38,8 @@ one second to a minute. After 5 restarts within 10 minutes, or as many as
 on-failure:N or always:N and --restart-window say, the guest stays failed.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			bundle, err := filepath.Abs(args[0])
+			request, err := flags.of(args[0])
 			if err != nil {
-				return fmt.Errorf("find bundle: %w", err)
-			}
-			request.Bundle = bundle
-			if request.Restart, err = parseRestart(restart, window); err != nil {
 				return err
 			}
 			ctx, cancel := context.WithTimeoutCause(cmd.Context(), timeout, fmt.Errorf("guest not ready within %s", timeout))
@@ -58,7 +49,7 @@ on-failure:N or always:N and --restart-window say, the guest stays failed.`,
 				if asJSON {
 					out = cmd.ErrOrStderr()
 				}
-				g, verdict, err := runGuest(ctx, c, &request, check, term.NewSteps(out))
+				g, verdict, err := runGuest(ctx, c, request, check, term.NewSteps(out))
 				if err != nil {
 					return err
 				}
@@ -71,38 +62,13 @@ on-failure:N or always:N and --restart-window say, the guest stays failed.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&request.Name, "name", "", "the guest's name (default: the bundle's)")
-	f.Uint32Var(&request.MemoryMib, "memory", 0, "guest memory in MiB (default: the bundle's)")
-	f.Uint32Var(&request.Cpus, "cpus", 1, "virtual CPUs")
-	f.StringVar(&request.Loadparm, "loadparm", "", "entry of the boot menu, for a bundle that boots from its disk (default: its first)")
-	f.StringVar(&restart, "restart", "no", "start the guest again when it ends: no, on-failure[:N], always[:N]")
-	f.DurationVar(&window, "restart-window", 0, "how long N restarts have to last (default 10m)")
-	f.BoolVar(&request.Autostart, "autostart", false, "start the guest when the node boots, too")
-	f.Uint32Var(&request.Order, "order", 0, "among those started at boot: after all of a lower order are ready")
+	flags.add(cmd)
 	f.DurationVar(&timeout, "timeout", 5*time.Minute, "how long to wait for all of it")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	check.add(cmd)
 	agent.add(cmd)
 	refuseImpossible(cmd)
 	return cmd
-}
-
-// parseRestart reads --restart; hostagent checks the policy's name.
-func parseRestart(text string, window time.Duration) (*hostagentv1.Restart, error) {
-	policy, limit, counted := strings.Cut(text, ":")
-	r := &hostagentv1.Restart{Policy: policy}
-	if counted {
-		n, err := strconv.ParseUint(limit, 10, 32)
-		if err != nil || n == 0 {
-			return nil, usageError{fmt.Errorf("--restart %.40q: the number of restarts is one from 1 on", text)}
-		}
-		r.Limit = uint32(n)
-	}
-	if window%time.Second != 0 || window < 0 || window > math.MaxUint32*time.Second {
-		return nil, usageError{fmt.Errorf("--restart-window %s: it is whole seconds", window)}
-	}
-	r.WindowS = uint32(window / time.Second)
-	return r, nil
 }
 
 // runGuest creates, starts and verifies. What an interruption leaves it ends and

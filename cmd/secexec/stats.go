@@ -9,7 +9,7 @@ import (
 
 	"github.com/secexec/secexec/cmd/secexec/term"
 	"github.com/secexec/secexec/hostagent/client"
-	"github.com/secexec/secexec/proto/hostagent/v1"
+	hostagentv1 "github.com/secexec/secexec/proto/hostagent/v1"
 )
 
 func newStats() *cobra.Command {

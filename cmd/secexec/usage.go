@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/secexec/secexec/hostagent/client"
-	"github.com/secexec/secexec/proto/hostagent/v1"
+	hostagentv1 "github.com/secexec/secexec/proto/hostagent/v1"
 )
 
 // firstGap is between the two readings that the first figures are made of.

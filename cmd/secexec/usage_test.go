@@ -18,7 +18,7 @@ import (
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
 
-	"github.com/secexec/secexec/proto/hostagent/v1"
+	hostagentv1 "github.com/secexec/secexec/proto/hostagent/v1"
 )
 
 // readings are two of a node with guests of every kind.

@@ -11,7 +11,7 @@ import (
 
 	"github.com/secexec/secexec/hostagent/client"
 	"github.com/secexec/secexec/owner"
-	"github.com/secexec/secexec/proto/hostagent/v1"
+	hostagentv1 "github.com/secexec/secexec/proto/hostagent/v1"
 	"github.com/secexec/secexec/proto/readiness"
 	"github.com/secexec/secexec/proto/readiness/report"
 )

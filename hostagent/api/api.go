@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/ttrpc"
 	"google.golang.org/grpc/status"
 
+	"github.com/secexec/secexec/bundle"
 	"github.com/secexec/secexec/hostagent/fault"
 	"github.com/secexec/secexec/hostagent/guest"
 	"github.com/secexec/secexec/hostagent/node"
@@ -43,7 +44,7 @@ var _ hostagentv1.HostagentService = (*Service)(nil)
 
 // Create implements the service.
 func (s *Service) Create(ctx context.Context, r *hostagentv1.CreateRequest) (*hostagentv1.Guest, error) {
-	if len(r.Name) > maxName || len(r.Bundle) > maxPath || r.MemoryMib > 1<<30 || r.Cpus > 1<<16 {
+	if len(r.Name) > maxName || len(r.Bundle) > maxPath || r.MemoryMib > 1<<30 || r.Cpus > 1<<16 || devicesTooLarge(r) {
 		return nil, toStatus(fault.New(fault.BadRequest, "a field is too large"))
 	}
 	restart, err := guest.RestartPolicy(r.Restart.GetPolicy(), r.Restart.GetLimit(), r.Restart.GetWindowS())
@@ -52,7 +53,7 @@ func (s *Service) Create(ctx context.Context, r *hostagentv1.CreateRequest) (*ho
 	}
 	request := guest.Request{
 		Name: r.Name, Bundle: r.Bundle, MemoryMiB: int(r.MemoryMib), CPUs: int(r.Cpus), ID: r.RequestId, Loadparm: r.Loadparm,
-		Restart: restart, Autostart: r.Autostart, Order: r.Order,
+		Restart: restart, Autostart: r.Autostart, Order: r.Order, Disks: disksOf(r.Disks), Networks: networksOf(r.Networks),
 	}
 	done, err := s.forCaller(CallerOf(ctx), r, &request)
 	if err != nil {
@@ -168,6 +169,11 @@ func (s *Service) show(g store.Guest) *hostagentv1.Guest {
 		CreatedUnixMs: g.Created.UnixMilli(), MemoryMib: uint32(g.MemoryMiB), Cpus: uint32(g.CPUs), ImageId: g.ImageID, Identity: g.Identity,
 		OwnerUid: g.Owner,
 	}
+	out.Folder, out.Loadparm = s.Fleet.Store.Dir(g.Name), g.Loadparm
+	if g.Boot != bundle.BootDisk {
+		out.Image = g.Image
+	}
+	out.Disks, out.Networks = showDisks(g.Disks), showNetworks(g.Networks)
 	if !g.Started.IsZero() {
 		out.StartedUnixMs = g.Started.UnixMilli()
 	}

@@ -47,6 +47,9 @@ const (
 	DiskInUse     Code = "H230"
 	Impossible    Code = "H231"
 	NoDump        Code = "H232"
+	Disk          Code = "H233"
+	DiskImage     Code = "H234"
+	Network       Code = "H235"
 	NoSystemd     Code = "H241"
 	UnitTaken     Code = "H242"
 	OutOfMemory   Code = "H243"
@@ -92,6 +95,9 @@ var table = map[Code]entry{
 	DiskInUse:     {"a disk of the guest is in use", "stop the guest that uses it, or attach it read-only to both", codes.FailedPrecondition},
 	Impossible:    {"Secure Execution has no such thing", "leave it out: docs/platforms.md says why and what there is instead", codes.InvalidArgument},
 	NoDump:        {"the guest can't be dumped", "see secexec logs; the owner decides at build whether an image allows dumps", codes.FailedPrecondition},
+	Disk:          {"a disk can't be attached", "name a file or block device that exists and that hostagent may open, as its format and cache mode need it", codes.FailedPrecondition},
+	DiskImage:     {"a disk's image is not of its format, or has QEMU open further files", "state the image's format; make it stand alone with qemu-img convert", codes.FailedPrecondition},
+	Network:       {"a network can't be attached", "make the tap interface before the guest starts, of as many queues, and let no other guest have it", codes.FailedPrecondition},
 	NoSystemd:     {"systemd can't be reached to launch QEMU", "see that /run/systemd/private or the system bus is there, or set launcher: direct in hostagent.yaml", codes.Unavailable},
 	UnitTaken:     {"a QEMU of this guest runs already", "see systemctl status of its unit; another hostagent on this node may have a guest of this name", codes.AlreadyExists},
 	OutOfMemory:   {"QEMU was ended for want of memory", "see the unit's messages in the journal; the node may have given out more memory than it has", codes.ResourceExhausted},

@@ -30,8 +30,12 @@ func (l *life) config(rec *store.Guest, sandbox bool) (*qemu.Config, error) {
 	if rec.Boot == bundle.BootDisk {
 		cfg.Kernel, cfg.BootDisk, cfg.Loadparm = "", true, rec.Loadparm
 	}
-	for _, d := range rec.Disks {
-		cfg.Disks = append(cfg.Disks, qemu.Disk{Path: filepath.Join(dir, d.File), Serial: d.Serial, ReadOnly: d.ReadOnly})
+	var err error
+	if cfg.Disks, err = diskConfig(rec, dir); err != nil {
+		return nil, err
+	}
+	if cfg.Nets, err = netConfig(rec); err != nil {
+		return nil, err
 	}
 	f.Platform.Configure(cfg)
 	return cfg, nil

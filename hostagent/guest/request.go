@@ -28,6 +28,9 @@ type Request struct {
 	Restart   *store.Restart                        // from RestartPolicy
 	Autostart bool
 	Order     uint32
+
+	Disks    []store.Disk    // beside the bundle's own, by Path; what is empty has a default, a serial too
+	Networks []store.Network // without a MAC: qemu.MAC's of the guest's UUID
 }
 
 // requestForm is what an id of a request may be.
@@ -71,7 +74,7 @@ func record(m *bundle.Manifest, r Request) (*store.Guest, error) {
 		}
 		rec.Disks = append(rec.Disks, store.Disk{File: d.File, Serial: d.Serial, ReadOnly: d.ReadOnly})
 	}
-	return rec, nil
+	return rec, attach(rec, r.Disks, r.Networks)
 }
 
 func newUUID() string {

@@ -152,13 +152,15 @@ func launchCode(err error) fault.Code {
 		return fault.NoSystemd
 	case errors.Is(err, launch.ErrRuns):
 		return fault.UnitTaken
+	case errors.Is(err, qemu.ErrTap):
+		return fault.Network
 	}
 	return fault.Launch
 }
 
 // needs is what QEMU must be let do.
 func needs(cfg *qemu.Config) launch.Needs {
-	n := launch.Needs{Translates: cfg.Accel != "kvm", Network: cfg.Net != nil && cfg.Net.User}
+	n := launch.Needs{Translates: cfg.Accel != "kvm", Network: slices.ContainsFunc(cfg.Nets, func(n qemu.Net) bool { return n.User })}
 	if !n.Translates {
 		n.Devices = []string{"/dev/kvm"}
 	}

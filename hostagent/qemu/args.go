@@ -20,7 +20,7 @@ func Args(c *Config) ([]string, error) {
 	argv := []string{c.Binary}
 	for _, part := range []func(*Config) []string{
 		identity, defaults, descriptors, machine, memory, processors, kernel,
-		monitor, debugger, console, serial, scsi, disks, network, confidential, sandbox,
+		monitor, debugger, console, serial, ioThreads, scsi, disks, networks, confidential, sandbox,
 	} {
 		argv = append(argv, part(c)...)
 	}
@@ -71,11 +71,11 @@ func device(o object) []string { return []string{"-device", o.String()} }
 // a comma.
 func escape(path string) string { return strings.ReplaceAll(path, ",", ",,") }
 
-// Device numbers on the channel subsystem. Disks come last, as many as there
-// are.
+// Device numbers on channel subsystem fe. A guest names its devices after them,
+// so they stay what they are. Disks come last, as many as there are.
 const (
-	devnoSerial = 0x0001
-	devnoSCSI   = 0x0002
-	devnoNet    = 0x0003
-	devnoDisks  = 0x0100
+	DevnoSerial = 0x0001
+	DevnoSCSI   = 0x0002
+	DevnoNets   = 0x0010 // the first network's
+	DevnoDisks  = 0x0100 // the first disk's, if it is on virtio-blk
 )

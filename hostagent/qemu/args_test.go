@@ -22,7 +22,7 @@ func full() *Config {
 			{Path: "/state/guests/web-1/data.img", Serial: "data", ReadOnly: true, Bus: VirtioSCSI},
 			{Path: "/state/guests/web-1/more.img", Serial: "more", Bus: VirtioBlk, Cache: Direct},
 		},
-		Net:         &Net{MAC: "52:54:00:12:34:56", User: true},
+		Nets:        []Net{{MAC: "52:54:00:12:34:56", User: true}},
 		ConsolePath: "/state/guests/web-1/console.log", ReadinessSocket: "/run/guests/web-1/readiness.sock",
 		QMPSocket: "/run/guests/web-1/qmp.sock", RuntimeDir: "/run/guests/web-1",
 		Sandbox: true, Accel: "kvm", CPU: "host", Confidential: true, Stopped: true,
@@ -76,11 +76,29 @@ func TestArgsOfEachDevice(t *testing.T) {
 	golden(t, "least", argv)
 
 	tap := full()
-	tap.Net = &Net{MAC: "52:54:00:12:34:56", Tap: "tap.web-1"}
+	tap.Nets = []Net{{MAC: "52:54:00:12:34:56", Tap: "tap.web-1"}, {MAC: "52:54:00:12:34:57", Tap: "tap.web-2", Queues: 2}}
 	if argv, err = Args(tap); err != nil {
 		t.Fatal(err)
 	}
 	golden(t, "tap", argv)
+
+	devices := full()
+	devices.CPUs = 8
+	devices.Disks = []Disk{
+		{Path: "/state/guests/web-1/root.img", Serial: "root"},
+		{Path: "/srv/data.qcow2", Serial: "data", Format: Qcow2, Bus: VirtioSCSI, Discard: Unmap},
+		{Path: "/srv/more.qcow2", Serial: "more", Format: Qcow2, ReadOnly: true, Cache: Direct},
+		{Path: "/dev/vg/lv", Device: true, Serial: "lv", Format: Raw, Cache: Direct, Discard: Unmap},
+		{Path: "/dev/vg/lv2", Device: true, Serial: "lv2", Bus: VirtioSCSI},
+	}
+	devices.Nets = []Net{
+		{MAC: "52:54:00:12:34:56", Tap: "tap0", FDs: []int{7}},
+		{MAC: "52:54:00:12:34:57", Tap: "tap1", Queues: 4, FDs: []int{8, 9, 10, 11}},
+	}
+	if argv, err = Args(devices); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "devices", argv)
 
 	disk := full()
 	disk.Kernel, disk.BootDisk, disk.Loadparm = "", true, "2"
@@ -220,11 +238,24 @@ func TestConfigRefusals(t *testing.T) {
 		{"serial twice", func(c *Config) { c.Disks[1].Serial = c.Disks[0].Serial }, "twice"},
 		{"unknown bus", func(c *Config) { c.Disks[0].Bus = "ide" }, "bus"},
 		{"unsafe cache", func(c *Config) { c.Disks[0].Cache = "unsafe" }, "cache"},
-		{"too many disks", func(c *Config) { c.Disks = make([]Disk, maxDisks+1) }, "disks"},
-		{"network without backend", func(c *Config) { c.Net.User = false }, "tap"},
-		{"network with two backends", func(c *Config) { c.Net.Tap = "t" }, "tap"},
-		{"bad MAC", func(c *Config) { c.Net.MAC = "52:54:00:12:34" }, "MAC"},
-		{"long tap name", func(c *Config) { c.Net = &Net{MAC: c.Net.MAC, Tap: strings.Repeat("t", 16)} }, "tap interface"},
+		{"too many disks", func(c *Config) { c.Disks = make([]Disk, MaxDisks+1) }, "disks"},
+		{"unknown format", func(c *Config) { c.Disks[0].Format = "vmdk" }, "raw or qcow2"},
+		{"unknown discard mode", func(c *Config) { c.Disks[0].Discard = "on" }, "ignore or unmap"},
+		{"discard of a read-only disk", func(c *Config) { c.Disks[1].Discard = Unmap }, "read-only"},
+		{"network without backend", func(c *Config) { c.Nets[0].User = false }, "tap"},
+		{"network with two backends", func(c *Config) { c.Nets[0].Tap = "t" }, "tap"},
+		{"bad MAC", func(c *Config) { c.Nets[0].MAC = "52:54:00:12:34" }, "MAC"},
+		{"MAC of a group", func(c *Config) { c.Nets[0].MAC = "53:54:00:12:34:56" }, "MAC"},
+		{"MAC of nobody", func(c *Config) { c.Nets[0].MAC = "00:00:00:00:00:00" }, "MAC"},
+		{"MAC twice", func(c *Config) { c.Nets = append(c.Nets, c.Nets[0]) }, "twice"},
+		{"long tap name", func(c *Config) { c.Nets[0] = Net{MAC: c.Nets[0].MAC, Tap: strings.Repeat("t", 16)} }, "tap interface"},
+		{"tap twice", func(c *Config) {
+			c.Nets = []Net{{MAC: "52:54:00:12:34:56", Tap: "t"}, {MAC: "52:54:00:12:34:57", Tap: "t"}}
+		}, "twice"},
+		{"queues of a user-mode network", func(c *Config) { c.Nets[0].Queues = 2 }, "one queue pair"},
+		{"too many queues", func(c *Config) { c.Nets[0] = Net{MAC: c.Nets[0].MAC, Tap: "t", Queues: MaxNetQueues + 1} }, "at most"},
+		{"descriptors for other queues", func(c *Config) { c.Nets[0] = Net{MAC: c.Nets[0].MAC, Tap: "t", Queues: 2, FDs: []int{3}} }, "descriptors"},
+		{"too many networks", func(c *Config) { c.Nets = make([]Net, MaxNets+1) }, "networks"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -238,13 +269,31 @@ func TestConfigRefusals(t *testing.T) {
 	}
 }
 
+// Threads for disks pay where there are CPUs to be kept from waiting.
+func TestIOThreads(t *testing.T) {
+	t.Parallel()
+	blk, scsi := Disk{}, Disk{Bus: VirtioSCSI}
+	for _, c := range []struct {
+		cpus, want int
+		disks      []Disk
+	}{
+		{1, 0, []Disk{blk, blk}}, {2, 1, []Disk{blk, blk}}, {3, 1, []Disk{blk, blk}}, {4, 2, []Disk{blk, blk, blk}},
+		{8, 1, []Disk{blk}}, {8, 1, []Disk{scsi, scsi}}, {8, 2, []Disk{blk, scsi, scsi}}, {8, 0, nil},
+		{MaxCPUs, maxIOThreads, make([]Disk, MaxDisks)},
+	} {
+		if got := IOThreads(c.cpus, c.disks); got != c.want {
+			t.Errorf("%d CPUs with %d disks: %d threads, want %d", c.cpus, len(c.disks), got, c.want)
+		}
+	}
+}
+
 func TestLimitsThatJustFit(t *testing.T) {
 	t.Parallel()
 	c := full()
 	c.Name, c.MemoryMiB, c.CPUs = strings.Repeat("a", 63), MaxMemoryMiB, MaxCPUs
 	c.QMPSocket = "/" + strings.Repeat("a", 106)
 	c.Disks[0].Serial = strings.Repeat("a", 20)
-	c.Net = &Net{MAC: c.Net.MAC, Tap: strings.Repeat("t", 15)}
+	c.Nets[0] = Net{MAC: c.Nets[0].MAC, Tap: strings.Repeat("t", 15), Queues: MaxNetQueues}
 	if _, err := Args(c); err != nil {
 		t.Error(err)
 	}

@@ -35,7 +35,7 @@ type Config struct {
 	Loadparm string // entry of that disk's boot menu, "" for the default
 
 	Disks []Disk
-	Net   *Net // nil: no network
+	Nets  []Net
 
 	ConsolePath     string // file that the console's output is appended to
 	ReadinessSocket string // unix socket that QEMU serves the readiness port on
@@ -61,41 +61,6 @@ type Config struct {
 	sets []int          // those of them that QEMU finds through a descriptor set
 }
 
-// Disk is one disk of the guest: a raw image in a file.
-type Disk struct {
-	Path     string // image file
-	Serial   string // serial number that the guest finds the disk by, 1 to 20 characters of a-z, A-Z, 0-9, '.', '_', '-'
-	ReadOnly bool
-	Bus      Bus   // "" means VirtioBlk
-	Cache    Cache // "" means Writeback
-}
-
-// Bus is how a disk is attached.
-type Bus string
-
-// The two buses that a guest's driver for Secure Execution exists for.
-const (
-	VirtioBlk  Bus = "virtio-blk"
-	VirtioSCSI Bus = "virtio-scsi"
-)
-
-// Cache says what the host may hold back of a disk's writes. There is no unsafe
-// mode: the guest's flushes always reach the host's storage.
-type Cache string
-
-// Cache modes.
-const (
-	Writeback Cache = "writeback" // through the host's page cache
-	Direct    Cache = "direct"    // O_DIRECT; the file system must support it
-)
-
-// Net is the guest's one network interface. Exactly one of Tap and User is set.
-type Net struct {
-	MAC  string // six octets, lower-case hex with colons
-	Tap  string // name of an existing tap interface
-	User bool   // QEMU's user-mode network: outgoing connections only, for development
-}
-
 // ErrConfig is wrapped by every error about a Config.
 var ErrConfig = errors.New("invalid QEMU configuration")
 
@@ -104,7 +69,6 @@ var ErrConfig = errors.New("invalid QEMU configuration")
 const (
 	MaxMemoryMiB = 4 << 20
 	MaxCPUs      = 248
-	maxDisks     = 32
 )
 
 // maxSocketPath is sun_path's room less its NUL.
@@ -113,9 +77,6 @@ const maxSocketPath = 107
 var (
 	nameForm     = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
 	uuidForm     = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
-	serialForm   = regexp.MustCompile(`^[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,19}$`)
-	macForm      = regexp.MustCompile(`^[0-9a-f]{2}(:[0-9a-f]{2}){5}$`)
-	tapForm      = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,14}$`) // IFNAMSIZ less NUL
 	loadparmForm = regexp.MustCompile(`^[A-Z0-9.]{0,8}$`)
 	cpuForm      = regexp.MustCompile(`^[a-z0-9][a-zA-Z0-9._-]{0,40}(,[a-z0-9-]+=(on|off))*$`)
 )
@@ -148,8 +109,6 @@ func (c *Config) Check() error {
 		return invalid("loadparm %q for a guest that does not boot from a disk", c.Loadparm)
 	case CheckLoadparm(c.Loadparm) != nil:
 		return CheckLoadparm(c.Loadparm)
-	case len(c.Disks) > maxDisks:
-		return invalid("%d disks, at most %d", len(c.Disks), maxDisks)
 	}
 	paths := map[string]string{
 		"kernel": c.Kernel, "console": c.ConsolePath, "memory file": c.MemoryFile,
@@ -166,50 +125,13 @@ func (c *Config) Check() error {
 			return invalid("%s path %q has %d bytes, a unix socket has room for %d", what, p, len(p), maxSocketPath)
 		}
 	}
-	serials := make(map[string]bool)
-	for _, d := range c.Disks {
-		if err := d.check(); err != nil {
-			return err
-		}
-		if serials[d.Serial] {
-			return invalid("disk serial %q is used twice", d.Serial)
-		}
-		serials[d.Serial] = true
-	}
-	if c.Net != nil {
-		return c.Net.check()
-	}
-	return nil
+	return errors.Join(CheckDisks(c.Disks), CheckNets(c.Nets))
 }
 
 // CheckLoadparm refuses what QEMU takes for no loadparm; "" is none.
 func CheckLoadparm(s string) error {
 	if !loadparmForm.MatchString(s) {
 		return invalid("loadparm %q is not at most 8 characters of A-Z, 0-9 and '.'", s)
-	}
-	return nil
-}
-
-func (d *Disk) check() error {
-	switch {
-	case !serialForm.MatchString(d.Serial):
-		return invalid("disk serial %q is not 1 to 20 characters of a-z, A-Z, 0-9, '.', '_' and '-'", d.Serial)
-	case d.Bus != "" && d.Bus != VirtioBlk && d.Bus != VirtioSCSI:
-		return invalid("disk %s has unknown bus %q", d.Serial, d.Bus)
-	case d.Cache != "" && d.Cache != Writeback && d.Cache != Direct:
-		return invalid("disk %s has unknown cache mode %q", d.Serial, d.Cache)
-	}
-	return checkPath("disk "+d.Serial, d.Path)
-}
-
-func (n *Net) check() error {
-	switch {
-	case !macForm.MatchString(n.MAC):
-		return invalid("MAC address %q is not six octets in lower-case hex", n.MAC)
-	case n.User == (n.Tap != ""):
-		return invalid("network wants either a tap interface or user mode")
-	case n.Tap != "" && !tapForm.MatchString(n.Tap):
-		return invalid("tap interface %q is no interface name", n.Tap)
 	}
 	return nil
 }

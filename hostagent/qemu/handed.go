@@ -26,7 +26,7 @@ type handed struct {
 }
 
 // files lists what QEMU would open by path: sockets, console, image, memory and
-// disks. Network interfaces are handed as [Net] says.
+// disks. Tap interfaces follow behind them: see [OpenNets].
 func (c *Config) files() []handed {
 	var out []handed
 	add := func(path string, use use, size int64) {

@@ -1,18 +1,134 @@
 package qemu
 
-// network is the one virtio-net device. A tap interface exists before QEMU
-// does; QEMU runs no script and needs no right to make one.
-func network(c *Config) []string {
-	if c.Net == nil {
-		return nil
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// Bounds of a guest's networks. A queue pair is two virtqueues, and one more of
+// the device is for control.
+const (
+	MaxNets      = 8
+	MaxNetQueues = (maxQueues - 1) / 2
+)
+
+// Net is a network interface of the guest. Exactly one of Tap and User is set.
+type Net struct {
+	MAC    string // six octets, lower-case hex with colons; see [MAC]
+	Tap    string // name of an existing tap interface
+	User   bool   // QEMU's user-mode network: outgoing connections only, for development
+	Queues int    // queue pairs, 0 means 1; more than one for Tap only
+	FDs    []int  // the tap's queues as descriptors of the process, from [OpenTap]; none: QEMU opens Tap itself
+}
+
+var (
+	macForm = regexp.MustCompile(`^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$`) // no group address
+	tapForm = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,14}$`)    // IFNAMSIZ less NUL
+)
+
+// CheckNets refuses networks that QEMU could not attach or would misunderstand;
+// it does not look for the interfaces.
+func CheckNets(nets []Net) error {
+	if len(nets) > MaxNets {
+		return invalid("%d networks, at most %d", len(nets), MaxNets)
 	}
-	backend := object{{"type", "user"}, {"id", "net0-backend"}}
-	if c.Net.Tap != "" {
-		backend = object{
-			{"type", "tap"}, {"id", "net0-backend"}, {"ifname", c.Net.Tap},
-			{"script", "no"}, {"downscript", "no"}, {"vhost", false},
+	macs, taps := make(map[string]bool), make(map[string]bool)
+	for i := range nets {
+		n := &nets[i]
+		if err := n.check(); err != nil {
+			return err
 		}
+		if macs[n.MAC] {
+			return invalid("MAC address %s is used twice", n.MAC)
+		}
+		if n.Tap != "" && taps[n.Tap] {
+			return invalid("tap interface %s is used twice", n.Tap)
+		}
+		macs[n.MAC], taps[n.Tap] = true, true
 	}
-	return append([]string{"-netdev", backend.String()},
-		virtio("virtio-net-ccw", "net0", devnoNet, member{"netdev", "net0-backend"}, member{"mac", c.Net.MAC})...)
+	return nil
+}
+
+func (n *Net) check() error {
+	switch {
+	case !macForm.MatchString(n.MAC) || n.MAC == "00:00:00:00:00:00":
+		return invalid("MAC address %q is not six octets of one interface, in lower-case hex with colons", n.MAC)
+	case n.User == (n.Tap != ""):
+		return invalid("network wants either a tap interface or user mode")
+	case n.Tap != "" && !tapForm.MatchString(n.Tap):
+		return invalid("tap interface %q is no interface name", n.Tap)
+	case n.Queues < 0 || n.Queues > MaxNetQueues:
+		return invalid("network has %d queue pairs, at most %d", n.Queues, MaxNetQueues)
+	case n.User && n.Queues > 1:
+		return invalid("a user-mode network has one queue pair, not %d", n.Queues)
+	case len(n.FDs) > 0 && len(n.FDs) != max(n.Queues, 1):
+		return invalid("network has %d queue pairs and %d descriptors", max(n.Queues, 1), len(n.FDs))
+	}
+	return nil
+}
+
+// MAC is the address of a guest's network interface number index, counted from
+// 0, where the operator names none: the same on each node and after each start.
+//
+// It is made of the first six bytes of SHA-256 over the 16 bytes of the UUID and
+// one byte, the index; of the first octet the two lowest bits are 10: locally
+// administered, of one interface (IEEE 802). All 46 other bits are the hash's,
+// so that a thousand guests of one network get different ones, which 24 bits
+// behind a fixed prefix would not do.
+func MAC(uuid string, index int) (string, error) {
+	id, err := hex.DecodeString(strings.ReplaceAll(uuid, "-", ""))
+	if err != nil || !uuidForm.MatchString(uuid) || index < 0 || index >= MaxNets {
+		return "", invalid("UUID %q and interface %d give no MAC address", uuid, index)
+	}
+	sum := sha256.Sum256(append(id, byte(index)))
+	sum[0] = sum[0]&^3 | 2
+	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", sum[0], sum[1], sum[2], sum[3], sum[4], sum[5]), nil
+}
+
+// networks are the virtio-net devices. A tap interface exists before QEMU does;
+// QEMU runs no script and, given descriptors, needs no right to open it.
+//
+// vhost is off: it would have the node's kernel read a hostile guest's queues,
+// and wants /dev/vhost-net in the guest's sandbox. Where it pays is to be
+// measured on a machine that has Secure Execution.
+func networks(c *Config) []string {
+	var argv []string
+	for i := range c.Nets {
+		n := &c.Nets[i]
+		id := fmt.Sprintf("net%d", i)
+		backend := object{{"type", "user"}, {"id", id + "-backend"}}
+		if n.Tap != "" {
+			backend = append(object{{"type", "tap"}, {"id", id + "-backend"}}, n.tap()...)
+		}
+		o := object{{"netdev", id + "-backend"}, {"mac", n.MAC}}
+		if n.Queues > 1 {
+			o = append(o, member{"mq", true})
+		}
+		argv = append(argv, "-netdev", backend.String())
+		argv = append(argv, virtio("virtio-net-ccw", id, DevnoNets+i, o...)...)
+	}
+	return argv
+}
+
+// tap is where QEMU finds the interface's queues.
+func (n *Net) tap() object {
+	switch {
+	case len(n.FDs) == 1:
+		return object{{"fd", strconv.Itoa(n.FDs[0])}, {"vhost", false}}
+	case len(n.FDs) > 1:
+		var fds []string
+		for _, fd := range n.FDs {
+			fds = append(fds, strconv.Itoa(fd))
+		}
+		return object{{"fds", strings.Join(fds, ":")}, {"vhost", false}}
+	}
+	o := object{{"ifname", n.Tap}, {"script", "no"}, {"downscript", "no"}, {"vhost", false}}
+	if n.Queues > 1 {
+		o = append(o, member{"queues", n.Queues})
+	}
+	return o
 }

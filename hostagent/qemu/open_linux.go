@@ -32,8 +32,13 @@ func Open(c *Config) ([]*os.File, error) {
 		}
 		files = append(files, f)
 	}
+	taps, err := OpenNets(c, FirstFD+len(files))
+	if err != nil {
+		Close(files)
+		return nil, err
+	}
 	c.number(list)
-	return files, nil
+	return append(files, taps...), nil
 }
 
 // Close closes the files of Open.

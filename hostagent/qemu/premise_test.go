@@ -46,7 +46,7 @@ func paused(t *testing.T, binary string) *Config {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	c := full()
 	c.Binary, c.Accel, c.CPU, c.Confidential, c.MemoryMiB = binary, "tcg", "max", false, 128
-	c.Net = nil // user mode needs libslirp, which not every build has
+	c.Nets = nil // user mode needs libslirp, which not every build has
 	c.RuntimeDir = dir
 	c.Kernel = filepath.Join(dir, "kernel,1")
 	c.ConsolePath = filepath.Join(dir, "console,1")
@@ -81,13 +81,19 @@ func run(t *testing.T, c *Config) (*exec.Cmd, *bytes.Buffer) {
 	}
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.ExtraFiles = files
+	return cmd, start(t, cmd)
+}
+
+// start starts a QEMU and returns what it says.
+func start(t *testing.T, cmd *exec.Cmd) *bytes.Buffer {
+	t.Helper()
 	words := new(bytes.Buffer)
 	cmd.Stdout, cmd.Stderr = words, words
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	return cmd, words
+	return words
 }
 
 func dial(t *testing.T, c *Config, words *bytes.Buffer) *Monitor {

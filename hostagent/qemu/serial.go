@@ -10,7 +10,7 @@ func serial(c *Config) []string {
 	if c.ReadinessSocket == "" {
 		return nil
 	}
-	argv := virtio("virtio-serial-ccw", "serial0", devnoSerial)
+	argv := virtio("virtio-serial-ccw", "serial0", DevnoSerial)
 	argv = append(argv, c.listen("readiness", c.ReadinessSocket)...)
 	return append(argv, device(object{
 		{"driver", "virtserialport"}, {"id", "readiness0"}, {"bus", "serial0.0"}, {"nr", 1},

@@ -38,6 +38,7 @@ func main() {
 	_, err = os.Stat("/sealed.record")
 	say("sealed record: %v", err)
 	writeProbe()
+	devices()
 	processes()
 
 	stop := make(chan os.Signal, 1)
@@ -69,6 +70,65 @@ func writeProbe() {
 	before, err := os.ReadFile("/boots")
 	say("boots before: %d %v", len(before), err)
 	say("boots written: %v", os.WriteFile("/boots", append(before, '.'), 0o600))
+}
+
+// devices lists disks and network interfaces as the kernel shows them, and tries
+// to read and write each disk that is not a sealed one.
+func devices() {
+	if _, err := os.Stat("/sys/block"); err != nil {
+		_ = os.MkdirAll("/sys", 0o755)
+		if err := unix.Mount("sysfs", "/sys", "sysfs", 0, ""); err != nil {
+			say("mount /sys: %v", err)
+		}
+	}
+	line := func(path string) string {
+		text, _ := os.ReadFile(path)
+		return strings.TrimSpace(string(text))
+	}
+	disks, _ := os.ReadDir("/sys/block")
+	for _, d := range disks {
+		dir := "/sys/block/" + d.Name()
+		serial := line(dir + "/serial")
+		if page, err := os.ReadFile(dir + "/device/vpd_pg80"); err == nil && len(page) > 4 {
+			serial = string(page[4:])
+		}
+		if serial == "" {
+			continue
+		}
+		queues, _ := os.ReadDir(dir + "/mq")
+		say("disk %s serial %s sectors %s ro %s discard %s queues %d: %s", d.Name(), serial, line(dir+"/size"), line(dir+"/ro"),
+			line(dir+"/queue/discard_max_bytes"), len(queues), diskProbe("/dev/"+d.Name(), serial))
+	}
+	nets, _ := os.ReadDir("/sys/class/net")
+	for _, n := range nets {
+		say("net %s address %s", n.Name(), line("/sys/class/net/"+n.Name()+"/address"))
+	}
+}
+
+// diskProbe reads a mark at the start of a disk whose serial number begins with
+// "probe" and writes another behind it.
+func diskProbe(path, serial string) string {
+	if !strings.HasPrefix(serial, "probe") {
+		return "let alone"
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		if f, err = os.Open(path); err != nil {
+			return err.Error()
+		}
+	}
+	defer f.Close()
+	mark := make([]byte, 512)
+	if _, err := f.ReadAt(mark, 0); err != nil {
+		return err.Error()
+	}
+	reply := bytes.Repeat([]byte{0}, 512)
+	copy(reply, "written by the guest to "+serial)
+	_, err = f.WriteAt(reply, 512)
+	if err == nil {
+		err = f.Sync()
+	}
+	return fmt.Sprintf("reads %q writes %v", bytes.TrimRight(mark, "\x00"), err)
 }
 
 // processes lists what runs, with cgroups: guestagent has one of its own.

@@ -879,7 +879,10 @@ type Guest struct {
 	Unit          string                 `protobuf:"bytes,23,opt,name=unit,proto3" json:"unit,omitempty"`                          // systemd unit that QEMU runs in, empty: none
 	// In state waiting: when the guest starts again; 0: in its turn after the
 	// node's boot.
-	RestartUnixMs int64 `protobuf:"varint,26,opt,name=restart_unix_ms,json=restartUnixMs,proto3" json:"restart_unix_ms,omitempty"`
+	RestartUnixMs int64  `protobuf:"varint,26,opt,name=restart_unix_ms,json=restartUnixMs,proto3" json:"restart_unix_ms,omitempty"`
+	Folder        string `protobuf:"bytes,34,opt,name=folder,proto3" json:"folder,omitempty"`     // absolute, on the node: image, the bundle's disks, logs
+	Image         string `protobuf:"bytes,35,opt,name=image,proto3" json:"image,omitempty"`       // boot image in that folder; empty: firmware boots the first disk
+	Loadparm      string `protobuf:"bytes,36,opt,name=loadparm,proto3" json:"loadparm,omitempty"` // entry of its boot menu then, empty: the default one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1080,6 +1083,27 @@ func (x *Guest) GetRestartUnixMs() int64 {
 		return x.RestartUnixMs
 	}
 	return 0
+}
+
+func (x *Guest) GetFolder() string {
+	if x != nil {
+		return x.Folder
+	}
+	return ""
+}
+
+func (x *Guest) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+func (x *Guest) GetLoadparm() string {
+	if x != nil {
+		return x.Loadparm
+	}
+	return ""
 }
 
 // Stage is a hint: the host, and in the guest anybody, can write it. The
@@ -1641,7 +1665,7 @@ const file_proto_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"timeUnixMs\x121\n" +
 	"\x05guest\x18\x03 \x01(\v2\x1b.secexec.hostagent.v1.GuestR\x05guest\x12\x18\n" +
 	"\adeleted\x18\x04 \x01(\bR\adeleted\x12\x14\n" +
-	"\x05epoch\x18\x05 \x01(\tR\x05epoch\"\xc7\x06\n" +
+	"\x05epoch\x18\x05 \x01(\tR\x05epoch\"\x91\a\n" +
 	"\x05Guest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04uuid\x18\x02 \x01(\tR\x04uuid\x12\x14\n" +
@@ -1668,7 +1692,10 @@ const file_proto_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\towner_uid\x18\x15 \x01(\rR\bownerUid\x12\x1a\n" +
 	"\brestarts\x18\x16 \x01(\rR\brestarts\x12\x12\n" +
 	"\x04unit\x18\x17 \x01(\tR\x04unit\x12&\n" +
-	"\x0frestart_unix_ms\x18\x1a \x01(\x03R\rrestartUnixMs\"C\n" +
+	"\x0frestart_unix_ms\x18\x1a \x01(\x03R\rrestartUnixMs\x12\x16\n" +
+	"\x06folder\x18\" \x01(\tR\x06folder\x12\x14\n" +
+	"\x05image\x18# \x01(\tR\x05image\x12\x1a\n" +
+	"\bloadparm\x18$ \x01(\tR\bloadparm\"C\n" +
 	"\x05Stage\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06millis\x18\x02 \x01(\x04R\x06millis\x12\x0e\n" +
