@@ -55,10 +55,14 @@ func (f *agentFlags) each(cmd *cobra.Command, names []string, do func(*client.Cl
 
 // stateWord is a guest's state for people, with the warning that belongs to it.
 func stateWord(g *hostagentv1.Guest) string {
+	word := g.State
 	if g.Failure != nil {
-		return g.State + " (" + g.Failure.Code + ")"
+		word += " (" + g.Failure.Code + ")"
 	}
-	return g.State
+	if m := g.Move; m != nil && m.Phase != "taken" {
+		word += ", " + m.Phase
+	}
+	return word
 }
 
 // platformWord never lets an unprotected guest pass as a protected one.

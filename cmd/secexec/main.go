@@ -2,7 +2,7 @@
 //
 // The owner's commands (hostkey, image, disk, kernel, build, emulate) need no root
 // rights and no hostagent; the operator's (run, ps, inspect, logs, events,
-// stop, kill, rm, verify, node) talk to hostagent over its socket.
+// stop, kill, rm, move, verify, node) talk to hostagent over its socket.
 package main
 
 import (
@@ -108,7 +108,7 @@ func newRoot() *cobra.Command {
 		root.AddCommand(cmd)
 	}
 	for _, cmd := range []*cobra.Command{
-		newRun(), newStart(), newPs(), newInspect(), newLogs(), newEvents(), newStop(), newKill(), newRm(), newVerify(), newNode(),
+		newRun(), newStart(), newPs(), newInspect(), newLogs(), newEvents(), newStop(), newKill(), newRm(), newMove(), newVerify(), newNode(),
 	} {
 		cmd.GroupID = "operator"
 		root.AddCommand(cmd)

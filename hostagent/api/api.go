@@ -176,6 +176,9 @@ func (s *Service) show(g store.Guest) *hostagentv1.Guest {
 	if !g.Started.IsZero() {
 		out.StartedUnixMs = g.Started.UnixMilli()
 	}
+	if g.Move != nil {
+		out.Move = place(&g)
+	}
 	if g.Process != nil {
 		out.Pid = int32(g.Process.PID)
 	}
@@ -210,5 +213,6 @@ func NewServer(s *Service, allow Admission) (*ttrpc.Server, error) {
 		return nil, err
 	}
 	hostagentv1.RegisterHostagentService(server, s)
+	hostagentv1.RegisterMoverService(server, NewMover(s))
 	return server, nil
 }

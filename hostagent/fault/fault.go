@@ -34,6 +34,11 @@ const (
 	Storage      Code = "H217"
 	QEMUDied     Code = "H218"
 	Internal     Code = "H219"
+
+	Moving  Code = "H237"
+	Moved   Code = "H238"
+	Altered Code = "H239"
+	Unfit   Code = "H240"
 )
 
 // entry is a code's meaning, remedy and ttrpc status.
@@ -63,6 +68,11 @@ var table = map[Code]entry{
 	Storage:      {"the state folder can't be written", "free space and check the permissions of hostagent's --state folder", codes.ResourceExhausted},
 	QEMUDied:     {"QEMU ended unexpectedly", "see the guest's qemu.log in the state folder", codes.Aborted},
 	Internal:     {"hostagent failed inside", "report a bug with hostagent's log", codes.Internal},
+
+	Moving:  {"a move of the guest is not finished", "finish it with secexec move GUEST, or undo it with secexec move --abort GUEST", codes.FailedPrecondition},
+	Moved:   {"the guest was moved to another node", "run it there; secexec inspect names the node", codes.FailedPrecondition},
+	Altered: {"what arrived is not what was sent", "run secexec move again; if that does not help look at the disks and memory of both nodes", codes.DataLoss},
+	Unfit:   {"the guest can't be moved to that node", "see secexec move --dry-run", codes.FailedPrecondition},
 }
 
 // Error is a failure with its code.

@@ -13,6 +13,7 @@ import (
 	"github.com/secexec/secexec/bundle"
 	"github.com/secexec/secexec/hostagent/fault"
 	"github.com/secexec/secexec/hostagent/launch"
+	"github.com/secexec/secexec/hostagent/move"
 	"github.com/secexec/secexec/hostagent/platform"
 	"github.com/secexec/secexec/hostagent/store"
 )
@@ -214,6 +215,9 @@ func (f *Fleet) Delete(ctx context.Context, name string) error {
 	rec := g.Snapshot()
 	if State(rec.State).Live() || g.current() != nil {
 		return fault.New(fault.WrongState, "guest %s is %s: stop it first", name, rec.State)
+	}
+	if err := move.Delete(&rec); err != nil {
+		return err
 	}
 	if err := f.Store.Delete(name); err != nil {
 		return fault.New(fault.Storage, "%w", err)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/secexec/secexec/hostagent/fault"
+	"github.com/secexec/secexec/hostagent/move"
 	"github.com/secexec/secexec/hostagent/store"
 	"github.com/secexec/secexec/proto/readiness"
 )
@@ -74,6 +75,11 @@ func (g *Guest) move(to State, change func(rec *store.Guest)) error {
 	return g.update(func(rec *store.Guest) error {
 		if err := check(State(rec.State), to); err != nil {
 			return fault.New(fault.WrongState, "guest %s is %s: %w", rec.Name, rec.State, err)
+		}
+		if to == Starting {
+			if err := move.Start(rec); err != nil {
+				return err
+			}
 		}
 		rec.State = string(to)
 		if change != nil {
