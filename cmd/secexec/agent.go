@@ -76,6 +76,9 @@ func stateWord(g *hostagentv1.Guest) string {
 	default:
 		word += ", starts in " + max(0, time.Until(time.UnixMilli(g.RestartUnixMs))).Round(time.Second).String()
 	}
+	if m := g.Move; m != nil && m.Phase != "taken" {
+		word += ", " + m.Phase
+	}
 	return word
 }
 

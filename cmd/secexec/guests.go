@@ -33,6 +33,9 @@ func guestJSON(g *hostagentv1.Guest) map[string]any {
 	if g.StartedUnixMs != 0 {
 		out["started"] = time.UnixMilli(g.StartedUnixMs).UTC()
 	}
+	if m := g.Move; m != nil {
+		out["move"] = map[string]string{"phase": m.Phase, "id": m.Id, "copy": m.Copy, "peer": m.Peer}
+	}
 	if f := g.Failure; f != nil {
 		out["failure"] = map[string]string{"code": f.Code, "message": f.Message, "remedy": f.Remedy}
 	}
@@ -115,6 +118,9 @@ func newInspect() *cobra.Command {
 				}
 				if f := g.Failure; f != nil {
 					pairs = append(pairs, "failure", f.Code+": "+f.Message, "remedy", f.Remedy)
+				}
+				if m := g.Move; m != nil {
+					pairs = append(pairs, "move", moveWords(m))
 				}
 				return format.print(cmd, func() error { return term.Fields(cmd.OutOrStdout(), pairs...) }, guestJSON(g), func() (*libvirt.Guest, error) {
 					if !g.Protected {

@@ -2,7 +2,7 @@
 //
 // The owner's commands (hostkey, image, disk, kernel, build, emulate) need no root
 // rights and no hostagent; the operator's (create, run, ps, inspect, logs, events,
-// stats, top, stop, kill, rm, verify, dump, node) talk to hostagent over its socket.
+// stats, top, stop, kill, rm, move, verify, dump, node) talk to hostagent over its socket.
 package main
 
 import (
@@ -108,7 +108,7 @@ func newRoot() *cobra.Command {
 		root.AddCommand(cmd)
 	}
 	for _, cmd := range []*cobra.Command{
-		newCreate(), newRun(), newStart(), newPs(), newInspect(), newLogs(), newEvents(), newStats(), newTop(), newStop(), newKill(), newRm(), newVerify(), newDump(), newNode(),
+		newCreate(), newRun(), newStart(), newPs(), newInspect(), newLogs(), newEvents(), newStats(), newTop(), newStop(), newKill(), newRm(), newMove(), newVerify(), newDump(), newNode(),
 	} {
 		cmd.GroupID = "operator"
 		root.AddCommand(cmd)

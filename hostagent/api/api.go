@@ -177,6 +177,9 @@ func (s *Service) show(g store.Guest) *hostagentv1.Guest {
 	if !g.Started.IsZero() {
 		out.StartedUnixMs = g.Started.UnixMilli()
 	}
+	if g.Move != nil {
+		out.Move = place(&g)
+	}
 	if g.Process != nil {
 		out.Pid = int32(g.Process.PID)
 	}
@@ -221,5 +224,6 @@ func NewServer(s *Service) (*ttrpc.Server, error) {
 	hostagentv1.RegisterStatsService(server, stats{s})
 	hostagentv1.RegisterNodeService(server, nodeService{s.Examine})
 	hostagentv1.RegisterDumpService(server, dumpService{s.Fleet})
+	hostagentv1.RegisterMoverService(server, NewMover(s))
 	return server, nil
 }

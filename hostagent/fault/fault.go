@@ -50,6 +50,10 @@ const (
 	Disk          Code = "H233"
 	DiskImage     Code = "H234"
 	Network       Code = "H235"
+	Moving        Code = "H237"
+	Moved         Code = "H238"
+	Altered       Code = "H239"
+	Unfit         Code = "H240"
 	NoSystemd     Code = "H241"
 	UnitTaken     Code = "H242"
 	OutOfMemory   Code = "H243"
@@ -98,6 +102,10 @@ var table = map[Code]entry{
 	Disk:          {"a disk can't be attached", "name a file or block device that exists and that hostagent may open, as its format and cache mode need it", codes.FailedPrecondition},
 	DiskImage:     {"a disk's image is not of its format, or has QEMU open further files", "state the image's format; make it stand alone with qemu-img convert", codes.FailedPrecondition},
 	Network:       {"a network can't be attached", "make the tap interface before the guest starts, of as many queues, and let no other guest have it", codes.FailedPrecondition},
+	Moving:        {"a move of the guest is not finished", "finish it with secexec move GUEST, or undo it with secexec move --abort GUEST", codes.FailedPrecondition},
+	Moved:         {"the guest was moved to another node", "run it there; secexec inspect names the node", codes.FailedPrecondition},
+	Altered:       {"what arrived is not what was sent", "run secexec move again; if that does not help look at the disks and memory of both nodes", codes.DataLoss},
+	Unfit:         {"the guest can't be moved to that node", "see secexec move --dry-run", codes.FailedPrecondition},
 	NoSystemd:     {"systemd can't be reached to launch QEMU", "see that /run/systemd/private or the system bus is there, or set launcher: direct in hostagent.yaml", codes.Unavailable},
 	UnitTaken:     {"a QEMU of this guest runs already", "see systemctl status of its unit; another hostagent on this node may have a guest of this name", codes.AlreadyExists},
 	OutOfMemory:   {"QEMU was ended for want of memory", "see the unit's messages in the journal; the node may have given out more memory than it has", codes.ResourceExhausted},

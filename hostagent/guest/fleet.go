@@ -14,6 +14,7 @@ import (
 	"github.com/secexec/secexec/hostagent/fault"
 	"github.com/secexec/secexec/hostagent/journal"
 	"github.com/secexec/secexec/hostagent/launch"
+	"github.com/secexec/secexec/hostagent/move"
 	"github.com/secexec/secexec/hostagent/platform"
 	"github.com/secexec/secexec/hostagent/store"
 )
@@ -342,6 +343,9 @@ func (f *Fleet) Remove(ctx context.Context, g *Guest) error {
 	}
 	if State(rec.State).Live() || g.current() != nil {
 		return fault.New(fault.WrongState, "guest %s is %s: stop it first", name, rec.State)
+	}
+	if err := move.Delete(rec); err != nil {
+		return err
 	}
 	if err := f.Store.Delete(name); err != nil {
 		return fault.New(fault.Storage, "%w", err)

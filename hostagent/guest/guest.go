@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/secexec/secexec/hostagent/fault"
+	"github.com/secexec/secexec/hostagent/move"
 	"github.com/secexec/secexec/hostagent/store"
 	"github.com/secexec/secexec/proto/readiness"
 )
@@ -110,6 +111,11 @@ func moving(to State, change func(rec *store.Guest)) func(rec *store.Guest) erro
 	return func(rec *store.Guest) error {
 		if err := checkMove(rec.Name, State(rec.State), to); err != nil {
 			return err
+		}
+		if to == Starting {
+			if err := move.Start(rec); err != nil {
+				return err
+			}
 		}
 		rec.State = string(to)
 		if change != nil {

@@ -106,12 +106,13 @@ type Resources struct {
 	IOWeight   uint32 `json:"io_weight,omitempty"`
 }
 
-// Move is a guest's place in an offline migration. A guest that has been given
-// away or that has not been taken yet can't start.
+// Move is a guest's place in an offline migration; package move has its phases
+// and says what each allows. It is replaced, never changed in place.
 type Move struct {
-	Token string `json:"token"` // names this migration on both nodes
-	Phase string `json:"phase"` // leaving, given (source); arriving (target)
-	Peer  string `json:"peer"`  // the other node, for people
+	Token string `json:"token"`          // source: the key, a secret up to Give; target: the id, its SHA-256
+	Phase string `json:"phase"`          // leaving, given, gone (source); arriving, arrived, taken (target)
+	Peer  string `json:"peer"`           // the other node, for people
+	Copy  string `json:"copy,omitempty"` // target's copy; source: the one it was given to
 }
 
 // Disk is a disk of a guest: a file in its folder, or with a Path one that the

@@ -44,14 +44,20 @@ func (b *Bytes) Set(done int64) {
 }
 
 func (b *Bytes) line(done int64, now time.Time) string {
-	seconds := now.Sub(b.started).Seconds()
-	rate := float64(done) / seconds
-	text := fmt.Sprintf("… %6.1f s  %s  %d MiB", seconds, b.name, done>>20)
-	if b.total > 0 {
-		text += fmt.Sprintf(" of %d MiB, %d%%", b.total>>20, min(100, 100*done/b.total))
+	passed := now.Sub(b.started)
+	return fmt.Sprintf("… %6.1f s  %s  %s", passed.Seconds(), b.name, Rate(done, b.total, passed))
+}
+
+// Rate says how many bytes are done after a time, how fast, and how long the
+// rest takes; a total of 0 says that it is unknown.
+func Rate(done, total int64, passed time.Duration) string {
+	rate := float64(done) / passed.Seconds()
+	text := fmt.Sprintf("%d MiB", done>>20)
+	if total > 0 {
+		text += fmt.Sprintf(" of %d MiB, %d%%", total>>20, min(100, 100*done/total))
 	}
 	text += fmt.Sprintf("  %.0f MiB/s", rate/(1<<20))
-	if left := b.total - done; left > 0 && rate > 0 {
+	if left := total - done; left > 0 && rate > 0 {
 		text += fmt.Sprintf("  %.0f s left", float64(left)/rate)
 	}
 	return text

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/term"
@@ -18,8 +19,9 @@ import (
 // On a terminal a running step shows with its seconds counting; elsewhere only
 // finished steps show, a line each.
 type Steps struct {
-	w   io.Writer
-	tty bool
+	w    io.Writer
+	tty  bool
+	note atomic.Value // string: what Note said of the running step
 
 	mu      sync.Mutex
 	name    string // running step, "" when none
@@ -40,12 +42,16 @@ func (s *Steps) Begin(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.name, s.started = name, time.Now()
+	s.note.Store("")
 	if !s.tty {
 		return
 	}
 	s.stop, s.stopped = make(chan struct{}), make(chan struct{})
 	go s.count(name, s.started, s.stop, s.stopped)
 }
+
+// Note shows on a terminal how far the running step is, behind its name.
+func (s *Steps) Note(text string) { s.note.Store(text) }
 
 // End ends the running step; detail says what came of it.
 func (s *Steps) End(detail string) {
@@ -83,7 +89,8 @@ func (s *Steps) count(name string, started time.Time, stop <-chan struct{}, stop
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		fmt.Fprintf(s.w, "\r\x1b[K… %6.1f s  %s", time.Since(started).Seconds(), name)
+		note, _ := s.note.Load().(string)
+		fmt.Fprintf(s.w, "\r\x1b[K… %6.1f s  %s", time.Since(started).Seconds(), strings.TrimSpace(name+"  "+note))
 		select {
 		case <-tick.C:
 		case <-stop:

@@ -879,10 +879,11 @@ type Guest struct {
 	Unit          string                 `protobuf:"bytes,23,opt,name=unit,proto3" json:"unit,omitempty"`                          // systemd unit that QEMU runs in, empty: none
 	// In state waiting: when the guest starts again; 0: in its turn after the
 	// node's boot.
-	RestartUnixMs int64  `protobuf:"varint,26,opt,name=restart_unix_ms,json=restartUnixMs,proto3" json:"restart_unix_ms,omitempty"`
-	Folder        string `protobuf:"bytes,34,opt,name=folder,proto3" json:"folder,omitempty"`     // absolute, on the node: image, the bundle's disks, logs
-	Image         string `protobuf:"bytes,35,opt,name=image,proto3" json:"image,omitempty"`       // boot image in that folder; empty: firmware boots the first disk
-	Loadparm      string `protobuf:"bytes,36,opt,name=loadparm,proto3" json:"loadparm,omitempty"` // entry of its boot menu then, empty: the default one
+	RestartUnixMs int64      `protobuf:"varint,26,opt,name=restart_unix_ms,json=restartUnixMs,proto3" json:"restart_unix_ms,omitempty"`
+	Folder        string     `protobuf:"bytes,34,opt,name=folder,proto3" json:"folder,omitempty"`     // absolute, on the node: image, the bundle's disks, logs
+	Image         string     `protobuf:"bytes,35,opt,name=image,proto3" json:"image,omitempty"`       // boot image in that folder; empty: firmware boots the first disk
+	Loadparm      string     `protobuf:"bytes,36,opt,name=loadparm,proto3" json:"loadparm,omitempty"` // entry of its boot menu then, empty: the default one
+	Move          *MovePlace `protobuf:"bytes,30,opt,name=move,proto3" json:"move,omitempty"`         // absent: in no offline migration
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1104,6 +1105,13 @@ func (x *Guest) GetLoadparm() string {
 		return x.Loadparm
 	}
 	return ""
+}
+
+func (x *Guest) GetMove() *MovePlace {
+	if x != nil {
+		return x.Move
+	}
+	return nil
 }
 
 // Stage is a hint: the host, and in the guest anybody, can write it. The
@@ -1597,6 +1605,75 @@ func (x *NodeInfoResponse) GetProblem() string {
 	return ""
 }
 
+// MovePlace is where in a move a guest is.
+type MovePlace struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Phase         string                 `protobuf:"bytes,1,opt,name=phase,proto3" json:"phase,omitempty"` // leaving given gone arriving arrived taken; empty: in none
+	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`       // of the move, the same on both nodes
+	Copy          string                 `protobuf:"bytes,3,opt,name=copy,proto3" json:"copy,omitempty"`   // target's copy: arriving on; source: the one it was given to
+	Peer          string                 `protobuf:"bytes,4,opt,name=peer,proto3" json:"peer,omitempty"`   // the other node, as people name it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MovePlace) Reset() {
+	*x = MovePlace{}
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MovePlace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MovePlace) ProtoMessage() {}
+
+func (x *MovePlace) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MovePlace.ProtoReflect.Descriptor instead.
+func (*MovePlace) Descriptor() ([]byte, []int) {
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *MovePlace) GetPhase() string {
+	if x != nil {
+		return x.Phase
+	}
+	return ""
+}
+
+func (x *MovePlace) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *MovePlace) GetCopy() string {
+	if x != nil {
+		return x.Copy
+	}
+	return ""
+}
+
+func (x *MovePlace) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
 var File_proto_hostagent_v1_hostagent_proto protoreflect.FileDescriptor
 
 const file_proto_hostagent_v1_hostagent_proto_rawDesc = "" +
@@ -1665,7 +1742,7 @@ const file_proto_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"timeUnixMs\x121\n" +
 	"\x05guest\x18\x03 \x01(\v2\x1b.secexec.hostagent.v1.GuestR\x05guest\x12\x18\n" +
 	"\adeleted\x18\x04 \x01(\bR\adeleted\x12\x14\n" +
-	"\x05epoch\x18\x05 \x01(\tR\x05epoch\"\x91\a\n" +
+	"\x05epoch\x18\x05 \x01(\tR\x05epoch\"\xc6\a\n" +
 	"\x05Guest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04uuid\x18\x02 \x01(\tR\x04uuid\x12\x14\n" +
@@ -1695,7 +1772,8 @@ const file_proto_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\x0frestart_unix_ms\x18\x1a \x01(\x03R\rrestartUnixMs\x12\x16\n" +
 	"\x06folder\x18\" \x01(\tR\x06folder\x12\x14\n" +
 	"\x05image\x18# \x01(\tR\x05image\x12\x1a\n" +
-	"\bloadparm\x18$ \x01(\tR\bloadparm\"C\n" +
+	"\bloadparm\x18$ \x01(\tR\bloadparm\x123\n" +
+	"\x04move\x18\x1e \x01(\v2\x1f.secexec.hostagent.v1.MovePlaceR\x04move\"C\n" +
 	"\x05Stage\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06millis\x18\x02 \x01(\x04R\x06millis\x12\x0e\n" +
@@ -1730,7 +1808,12 @@ const file_proto_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\x04cpus\x18\b \x01(\rR\x04cpus\x12\x16\n" +
 	"\x06guests\x18\t \x01(\rR\x06guests\x12\x18\n" +
 	"\aproblem\x18\n" +
-	" \x01(\tR\aproblem2\xf9\x06\n" +
+	" \x01(\tR\aproblem\"Y\n" +
+	"\tMovePlace\x12\x14\n" +
+	"\x05phase\x18\x01 \x01(\tR\x05phase\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
+	"\x04copy\x18\x03 \x01(\tR\x04copy\x12\x12\n" +
+	"\x04peer\x18\x04 \x01(\tR\x04peer2\xf9\x06\n" +
 	"\tHostagent\x12J\n" +
 	"\x06Create\x12#.secexec.hostagent.v1.CreateRequest\x1a\x1b.secexec.hostagent.v1.Guest\x12H\n" +
 	"\x05Start\x12\".secexec.hostagent.v1.StartRequest\x1a\x1b.secexec.hostagent.v1.Guest\x12F\n" +
@@ -1756,7 +1839,7 @@ func file_proto_hostagent_v1_hostagent_proto_rawDescGZIP() []byte {
 	return file_proto_hostagent_v1_hostagent_proto_rawDescData
 }
 
-var file_proto_hostagent_v1_hostagent_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_proto_hostagent_v1_hostagent_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_proto_hostagent_v1_hostagent_proto_goTypes = []any{
 	(*CreateRequest)(nil),     // 0: secexec.hostagent.v1.CreateRequest
 	(*Restart)(nil),           // 1: secexec.hostagent.v1.Restart
@@ -1780,6 +1863,7 @@ var file_proto_hostagent_v1_hostagent_proto_goTypes = []any{
 	(*ChallengeResponse)(nil), // 19: secexec.hostagent.v1.ChallengeResponse
 	(*NodeInfoRequest)(nil),   // 20: secexec.hostagent.v1.NodeInfoRequest
 	(*NodeInfoResponse)(nil),  // 21: secexec.hostagent.v1.NodeInfoResponse
+	(*MovePlace)(nil),         // 22: secexec.hostagent.v1.MovePlace
 }
 var file_proto_hostagent_v1_hostagent_proto_depIdxs = []int32{
 	1,  // 0: secexec.hostagent.v1.CreateRequest.restart:type_name -> secexec.hostagent.v1.Restart
@@ -1794,33 +1878,34 @@ var file_proto_hostagent_v1_hostagent_proto_depIdxs = []int32{
 	2,  // 9: secexec.hostagent.v1.Guest.disks:type_name -> secexec.hostagent.v1.Disk
 	3,  // 10: secexec.hostagent.v1.Guest.networks:type_name -> secexec.hostagent.v1.Network
 	4,  // 11: secexec.hostagent.v1.Guest.resources:type_name -> secexec.hostagent.v1.Resources
-	0,  // 12: secexec.hostagent.v1.Hostagent.Create:input_type -> secexec.hostagent.v1.CreateRequest
-	5,  // 13: secexec.hostagent.v1.Hostagent.Start:input_type -> secexec.hostagent.v1.StartRequest
-	7,  // 14: secexec.hostagent.v1.Hostagent.Stop:input_type -> secexec.hostagent.v1.StopRequest
-	6,  // 15: secexec.hostagent.v1.Hostagent.Kill:input_type -> secexec.hostagent.v1.NameRequest
-	6,  // 16: secexec.hostagent.v1.Hostagent.Delete:input_type -> secexec.hostagent.v1.NameRequest
-	6,  // 17: secexec.hostagent.v1.Hostagent.Get:input_type -> secexec.hostagent.v1.NameRequest
-	9,  // 18: secexec.hostagent.v1.Hostagent.List:input_type -> secexec.hostagent.v1.ListRequest
-	11, // 19: secexec.hostagent.v1.Hostagent.Events:input_type -> secexec.hostagent.v1.EventsRequest
-	16, // 20: secexec.hostagent.v1.Hostagent.Console:input_type -> secexec.hostagent.v1.ConsoleRequest
-	18, // 21: secexec.hostagent.v1.Hostagent.Challenge:input_type -> secexec.hostagent.v1.ChallengeRequest
-	20, // 22: secexec.hostagent.v1.Hostagent.NodeInfo:input_type -> secexec.hostagent.v1.NodeInfoRequest
-	13, // 23: secexec.hostagent.v1.Hostagent.Create:output_type -> secexec.hostagent.v1.Guest
-	13, // 24: secexec.hostagent.v1.Hostagent.Start:output_type -> secexec.hostagent.v1.Guest
-	13, // 25: secexec.hostagent.v1.Hostagent.Stop:output_type -> secexec.hostagent.v1.Guest
-	13, // 26: secexec.hostagent.v1.Hostagent.Kill:output_type -> secexec.hostagent.v1.Guest
-	8,  // 27: secexec.hostagent.v1.Hostagent.Delete:output_type -> secexec.hostagent.v1.DeleteResponse
-	13, // 28: secexec.hostagent.v1.Hostagent.Get:output_type -> secexec.hostagent.v1.Guest
-	10, // 29: secexec.hostagent.v1.Hostagent.List:output_type -> secexec.hostagent.v1.ListResponse
-	12, // 30: secexec.hostagent.v1.Hostagent.Events:output_type -> secexec.hostagent.v1.Event
-	17, // 31: secexec.hostagent.v1.Hostagent.Console:output_type -> secexec.hostagent.v1.ConsoleResponse
-	19, // 32: secexec.hostagent.v1.Hostagent.Challenge:output_type -> secexec.hostagent.v1.ChallengeResponse
-	21, // 33: secexec.hostagent.v1.Hostagent.NodeInfo:output_type -> secexec.hostagent.v1.NodeInfoResponse
-	23, // [23:34] is the sub-list for method output_type
-	12, // [12:23] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	22, // 12: secexec.hostagent.v1.Guest.move:type_name -> secexec.hostagent.v1.MovePlace
+	0,  // 13: secexec.hostagent.v1.Hostagent.Create:input_type -> secexec.hostagent.v1.CreateRequest
+	5,  // 14: secexec.hostagent.v1.Hostagent.Start:input_type -> secexec.hostagent.v1.StartRequest
+	7,  // 15: secexec.hostagent.v1.Hostagent.Stop:input_type -> secexec.hostagent.v1.StopRequest
+	6,  // 16: secexec.hostagent.v1.Hostagent.Kill:input_type -> secexec.hostagent.v1.NameRequest
+	6,  // 17: secexec.hostagent.v1.Hostagent.Delete:input_type -> secexec.hostagent.v1.NameRequest
+	6,  // 18: secexec.hostagent.v1.Hostagent.Get:input_type -> secexec.hostagent.v1.NameRequest
+	9,  // 19: secexec.hostagent.v1.Hostagent.List:input_type -> secexec.hostagent.v1.ListRequest
+	11, // 20: secexec.hostagent.v1.Hostagent.Events:input_type -> secexec.hostagent.v1.EventsRequest
+	16, // 21: secexec.hostagent.v1.Hostagent.Console:input_type -> secexec.hostagent.v1.ConsoleRequest
+	18, // 22: secexec.hostagent.v1.Hostagent.Challenge:input_type -> secexec.hostagent.v1.ChallengeRequest
+	20, // 23: secexec.hostagent.v1.Hostagent.NodeInfo:input_type -> secexec.hostagent.v1.NodeInfoRequest
+	13, // 24: secexec.hostagent.v1.Hostagent.Create:output_type -> secexec.hostagent.v1.Guest
+	13, // 25: secexec.hostagent.v1.Hostagent.Start:output_type -> secexec.hostagent.v1.Guest
+	13, // 26: secexec.hostagent.v1.Hostagent.Stop:output_type -> secexec.hostagent.v1.Guest
+	13, // 27: secexec.hostagent.v1.Hostagent.Kill:output_type -> secexec.hostagent.v1.Guest
+	8,  // 28: secexec.hostagent.v1.Hostagent.Delete:output_type -> secexec.hostagent.v1.DeleteResponse
+	13, // 29: secexec.hostagent.v1.Hostagent.Get:output_type -> secexec.hostagent.v1.Guest
+	10, // 30: secexec.hostagent.v1.Hostagent.List:output_type -> secexec.hostagent.v1.ListResponse
+	12, // 31: secexec.hostagent.v1.Hostagent.Events:output_type -> secexec.hostagent.v1.Event
+	17, // 32: secexec.hostagent.v1.Hostagent.Console:output_type -> secexec.hostagent.v1.ConsoleResponse
+	19, // 33: secexec.hostagent.v1.Hostagent.Challenge:output_type -> secexec.hostagent.v1.ChallengeResponse
+	21, // 34: secexec.hostagent.v1.Hostagent.NodeInfo:output_type -> secexec.hostagent.v1.NodeInfoResponse
+	24, // [24:35] is the sub-list for method output_type
+	13, // [13:24] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_proto_hostagent_v1_hostagent_proto_init() }
@@ -1834,7 +1919,7 @@ func file_proto_hostagent_v1_hostagent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_hostagent_v1_hostagent_proto_rawDesc), len(file_proto_hostagent_v1_hostagent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   22,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
