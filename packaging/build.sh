@@ -1,15 +1,16 @@
 #!/bin/bash
-# build.sh [-V VERSION] [-o DIR] [-a ARCH]... [FORMAT...]: the Debian and RPM packages, made
+# build.sh [-V VERSION] [-o DIR] [-a ARCH]... [-f] [FORMAT...]: the Debian and RPM packages, made
 # without root and the same bit for bit from the same sources.
 #
 #   secexec            owner's and operator's command    amd64 arm64 s390x
 #   secexec-hostagent  a node's daemon                   amd64       s390x
 #
 # A FORMAT is deb or rpm, an ARCH as above; default is all of them. VERSION is a tag's, or made from the
-# commit's date and name. Wants Go, dpkg-deb and rpmbuild.
+# commit's date and name. -f (fast) compresses nothing. Wants Go, dpkg-deb and rpmbuild.
 set -euo pipefail
 export LC_ALL=C TZ=UTC CGO_ENABLED=0
 umask 022
+shopt -s nullglob
 cd "$(dirname "$0")/.."
 
 die() { echo "build.sh: $*" >&2; exit 1; }
@@ -24,11 +25,12 @@ default_version() {
 	fi
 }
 
-version='' out=build/packages architectures=()
-while getopts V:o:a: opt; do
+version='' out=build/packages architectures=() deb_compression=xz rpm_compression=w6.xzdio
+while getopts V:o:a:f opt; do
 	case $opt in
 	V) version=$OPTARG ;;
 	o) out=$OPTARG ;;
+	f) deb_compression=none rpm_compression=w.ufdio ;;
 	a) architectures+=("$OPTARG") ;;
 	*) die "usage: see the head of this file" ;;
 	esac
@@ -55,6 +57,7 @@ gobuild() {
 put() {
 	local mode=$1 target=$2
 	shift 2
+	(($#)) || return 0
 	if [[ $target == */ ]]; then mkdir -p "$target"; else mkdir -p "$(dirname "$target")"; fi
 	install -m "$mode" "$@" "$target"
 }
@@ -92,6 +95,7 @@ stage() {
 	secexec-hostagent)
 		put 755 "$root/usr/bin/" "$bin/hostagent"
 		put 644 "$root/usr/lib/systemd/system/" systemd/*.{service,socket,slice}
+		put 644 "$root/usr/lib/systemd/catalog/" "${catalogs[@]}"
 		put 644 "$root/usr/lib/sysusers.d/$package.conf" "systemd/$package.sysusers.conf"
 		put 644 "$root/usr/lib/tmpfiles.d/$package.conf" "systemd/$package.tmpfiles.conf"
 		put 644 "$root/etc/secexec/" "$work/node/hostagent.yaml"
@@ -99,7 +103,7 @@ stage() {
 		put 644 "$root/usr/share/man/man5/" "$work/node/hostagent.yaml.5"
 		put 644 "$root/usr/share/man/man8/" packaging/hostagent.8
 		put 644 "$doc/" docs/{operations,protocol,platforms,errors}.md
-		put 644 "$doc/examples/" systemd/{direct,network}.conf
+		put 644 "$doc/examples/" systemd/{direct,network}.conf packaging/grafana/*.json packaging/prometheus/*.rules.yml
 		gzip -9n <"$work/notices/hostagent" >"$doc/third-party-notices.gz"
 		[[ $format == deb ]] || put 644 "$root/usr/lib/systemd/system-preset/" systemd/90-secexec-hostagent.preset
 		;;
@@ -133,7 +137,7 @@ build_deb() {
 		for script in postinst prerm postrm; do put 755 "$root/DEBIAN/" "packaging/deb/$script"; done
 	fi
 	find "$root/DEBIAN" -exec touch -hd "@$SOURCE_DATE_EPOCH" {} +
-	dpkg-deb --root-owner-group -Zxz --build "$root" "$out/${package}_$version-1_$arch.deb" >/dev/null
+	dpkg-deb --root-owner-group -Z"$deb_compression" --build "$root" "$out/${package}_$version-1_$arch.deb" >/dev/null
 }
 
 # build_rpm ARCH PACKAGE...: all of an architecture come from one spec.
@@ -147,10 +151,12 @@ build_rpm() {
 	done
 	rpmbuild --quiet -bb --target "$target-linux" --nodeps \
 		--define "_topdir $work/rpmbuild" --define "_rpmdir $out" --define '_build_name_fmt %%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm' \
-		--define "stage $work/rpm/$arch" --define "package_version $version" --define "with_hostagent $(($# - 1))" \
+		--define "_binary_payload $rpm_compression" --define "stage $work/rpm/$arch" --define "package_version $version" --define "with_hostagent $(($# - 1))" \
+		--define "with_catalog ${#catalogs[@]}" \
 		--define "package_epoch $(date -d "@$SOURCE_DATE_EPOCH" '+%a %b %d %Y')" packaging/rpm/secexec.spec >/dev/null
 }
 
+catalogs=(systemd/*.catalog)
 gobuild s390x ./guestinit ./guestagent
 mkdir "$work"/{node,notices}
 go run ./packaging/nodefiles -o "$work/node" -date "$SOURCE_DATE_EPOCH"
