@@ -89,10 +89,11 @@ func TestOperationsPage(t *testing.T) {
 		if out != "" {
 			out += "\n"
 		}
+		t.Logf("# %s\n%s", s.command, out)
 		if want := s.pattern(); !want.MatchString(out) {
 			t.Fatalf("%s\nprints (%v)\n%s\nand not\n%s", s.command, err, out, strings.Join(s.want, "\n"))
 		}
-		if says := strings.Join(s.want, "\n"); err != nil && !strings.Contains(says, "secexec: ") && !strings.Contains(s.command, "is-active") {
+		if says := strings.Join(s.want, "\n"); err != nil && !strings.Contains(says, "problem: ") && !strings.Contains(s.command, "is-active") {
 			t.Fatalf("%s: %v\n%s", s.command, err, out)
 		}
 		if s.owner {
