@@ -7,6 +7,9 @@
 #
 # A FORMAT is deb or rpm, an ARCH as above; default is all of them. VERSION is a tag's, or made from the
 # commit's date and name. -f (fast) compresses nothing. Wants Go, dpkg-deb and rpmbuild.
+#
+# Both take a staged tree, so a packager of our own choice (and its modules) would
+# only stand between us and what lintian and rpmlint say.
 set -euo pipefail
 export LC_ALL=C TZ=UTC CGO_ENABLED=0
 umask 022
