@@ -12,8 +12,8 @@ func TestInstall(t *testing.T) {
 	n := start(t)
 	n.install(older, "secexec", "secexec-hostagent")
 
-	n.want("systemctl is-enabled hostagent.socket hostagent.service", "enabled\nenabled")
-	n.want("systemctl is-active hostagent.socket", "active")
+	n.want("systemctl is-enabled hostagent.socket hostagent.service secexec-guests.service", "enabled\nenabled\nenabled")
+	n.want("systemctl is-active hostagent.socket secexec-guests.service", "active\nactive")
 	n.want("systemctl is-active hostagent.service || true", "inactive")
 	n.want("stat -c '%a %U %G' /run/secexec/hostagent.sock /var/lib/secexec /etc/secexec/hostagent.yaml", "660 root secexec\n700 root root\n644 root root")
 	n.want("getent group secexec | cut -d: -f1", "secexec")
@@ -44,7 +44,7 @@ func TestInstall(t *testing.T) {
 	n.want("ls /run/secexec/hostagent.sock 2>&1 || true", "ls: cannot access '/run/secexec/hostagent.sock': No such file or directory")
 	n.sh("test -d /var/lib/secexec && test -f /etc/secexec/hostagent.yaml")
 	n.sh("dpkg -P secexec-hostagent secexec </dev/null")
-	n.sh("! ls -d /var/lib/secexec /etc/secexec /etc/apparmor.d/secexec-qemu /etc/systemd/system/*/hostagent.* 2>/dev/null")
+	n.sh("! ls -d /var/lib/secexec /etc/secexec /etc/apparmor.d/secexec-qemu /etc/systemd/system/*/hostagent.* /etc/systemd/system/*/secexec* 2>/dev/null")
 	n.want("systemctl --failed --plain --no-legend", "")
 
 	// A node comes back from nothing.

@@ -138,7 +138,7 @@ func TestPurgeAsks(t *testing.T) {
 		// script(1) gives the maintainer script a terminal.
 		return n.sh(fmt.Sprintf("echo %s | script -qec 'dpkg -P secexec-hostagent' /dev/null", answer))
 	}
-	if out := terminal("n"); !strings.Contains(out, "Delete the guests on this node with their disks (one )? [y/N]") {
+	if out := terminal("n"); !strings.Contains(out, "Delete the guests on this node with their disks (one)? [y/N]") {
 		t.Errorf("purge did not ask: %s", out)
 	}
 	n.sh("test -d /var/lib/secexec/guests/one")
