@@ -14,7 +14,9 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 GOBUILD := go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 SCRIPTS := $(shell git ls-files 'cross/*.sh' 'cross/roots/*' .ci/run | grep -v '\.service$$')
 
-.PHONY: help setup build build/native build/s390x demo test test-long fuzz-smoke bench lint man proto proto-release bootloader clean distclean
+SCRIPTS += $(wildcard packaging/*.sh packaging/deb/p*)
+
+.PHONY: help setup build build/native build/s390x packages demo test test-long test-node fuzz-smoke bench lint man proto proto-release bootloader clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 15
@@ -28,6 +30,10 @@ build/native:
 build/s390x:
 	@GOARCH=s390x $(GOBUILD) -o build/s390x/ ./guestinit ./guestagent ./hostagent
 
+packages: ## build the Debian and RPM packages, to build/packages
+	@cross/setup.sh packages
+	@packaging/build.sh
+
 demo: setup build ## seal a Debian system and run it on the emulated platform
 	@cross/demo.sh
 
@@ -37,6 +43,9 @@ test: setup build ## all tests: native, s390x under qemu-user, booted guests
 
 test-long: setup build ## all tests with the long cases too
 	@SECEXEC_LONG=1 cross/test.sh
+
+test-node: setup ## packages and units in nodes with a systemd of their own (root)
+	@SECEXEC_LONG=1 go test -count=1 -timeout 30m -v ./packaging/... ./cross/node
 
 fuzz-smoke: ## each fuzz target for 10 s
 	@cross/fuzz.sh 10s

@@ -15,6 +15,7 @@
 #	roots/tiny.tar        busybox and a script as /sbin/init (cross/roots/tiny-init)
 #	roots/tiny/           the same, unpacked
 #	roots/debian.tar      Debian with systemd and hello.service (cross/roots/hello)
+#	node/base             Debian with systemd and QEMU for this machine (cross/node.sh)
 #	stamps/STEP           what made a step's result: a hash of its code and inputs
 #	lock, tmp.*           one run at a time; unfinished results, removed by the next run
 #
@@ -90,7 +91,7 @@ remedy() { # remedy LOG: a guess from what apt said
 	if grep -Eqi 'could not resolve|failed to fetch|unable to connect|connection (failed|refused|timed out)|no network' "$1"; then
 		echo "no package mirror answers: the first run needs the network; check it, and apt's sources (or set SECEXEC_MIRROR)"
 	elif grep -qi 'no space left' "$1"; then
-		echo "make room: the cache in $cache takes about 300 MB"
+		echo "make room: the cache in $cache takes about 700 MB"
 	else
 		echo "run it again; what is finished is kept"
 	fi
@@ -233,6 +234,15 @@ make_debian() {
 	publish debian.tar "$cache/roots/debian.tar"
 }
 
+make_node() {
+	local qemu="qemu-system-s390x"
+	[[ $(apt-cache policy "$qemu") == *"Candidate: "[!\(]* ]] || qemu="qemu-system-misc"
+	SECEXEC_MIRROR=$(mirror) "$here/node.sh" -d "$PWD" build e2fsprogs "$qemu"
+	find base/usr/bin -name 'qemu-system-*' ! -name qemu-system-s390x -delete # 200 MB
+	publish base "$cache/node/base"
+	publish base.packages "$cache/node/base.packages"
+}
+
 # pack DIR TAR: without what the kernel puts into /dev itself.
 pack() {
 	tar -C "$1" --sort=name --numeric-owner --xattrs --one-file-system --exclude='./dev/*' -cf "$2" .
@@ -266,3 +276,8 @@ step apt "list s390x packages" make_apt
 step kernel "fetch the s390x kernel" make_kernel "$cache/stamps/apt"
 step tiny "make the tiny root" make_tiny "$here/roots/tiny-init" "$cache/stamps/apt"
 step debian "make the Debian root" make_debian "$here"/roots/{finish-debian,hello,hello.service} "$cache/stamps/apt"
+if unshare --mount true 2>/dev/null || [[ -s $cache/stamps/node ]]; then
+	step node "make the base of test nodes" make_node "$here/node.sh"
+else
+	printf 'setup: %-44s left out: no mount namespaces here\n' "make the base of test nodes"
+fi

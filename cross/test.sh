@@ -1,7 +1,7 @@
 #!/bin/bash
 # test.sh: all tests, in two rounds: the build machine's and, side by side, the
 # same packages as s390x programs, and xts with its other assembly and without;
-# then the booted guests, alone, because they mind the time. cross/tally reports
+# then the booted guests and the nodes, alone, because they mind the time. cross/tally reports
 # all of it and decides.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -19,8 +19,8 @@ cleanup() {
 trap cleanup EXIT
 trap 'exit 130' INT TERM
 
-booted=./cross/booted/...
-mapfile -t native < <(go list -e ./... | grep -v '/cross/booted')
+booted=(./cross/booted/... ./cross/node ./packaging)
+mapfile -t native < <(go list -e ./... | grep -vE '/cross/(booted|node)|/packaging$')
 go build -o "$work/tally" ./cross/tally
 mkfifo "$work"/{native,s390x,arm64,purego,booted}
 
@@ -35,8 +35,8 @@ GOARCH=arm64 CGO_ENABLED=0 go test -json -exec "$(command -v qemu-aarch64-static
 go test -json -tags purego ./xts >"$work/purego" & pids+=($!)
 exec 8>"$work/booted" # holds tally's end open until there is something to read
 for pid in "${pids[@]:1}"; do wait "$pid" || true; done # tally knows how they ended
-# -count=1: a guest's kernel and root are no inputs that go test's cache knows.
-go test -json -p 1 -count=1 -timeout 20m "$booted" >&8 & pids=("$tally" $!)
+# -count=1: kernels, roots and packages are no inputs that go test's cache knows.
+go test -json -p 1 -count=1 -timeout 20m "${booted[@]}" >&8 & pids=("$tally" $!)
 exec 8>&-
 wait "${pids[1]}" || true
 pids=("$tally")
