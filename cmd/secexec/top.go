@@ -126,14 +126,18 @@ func topLines(all []use, r *hostagentv1.UsageResponse, by byte, width, height in
 		}
 	}
 	var states []string
-	for _, s := range []string{"ready", "running", "starting", "stopping", "failed", "stopped", "created"} {
+	for _, s := range []string{"ready", "running", "starting", "stopping", "waiting", "failed", "stopped", "created"} {
 		if count[s] > 0 {
 			states = append(states, fmt.Sprintf("%d %s", count[s], s))
 		}
 	}
 	at := time.Unix(0, r.TimeUnixNs).UTC().Format("15:04:05")
+	noun := "guests"
+	if len(all) == 1 {
+		noun = "guest"
+	}
 	lines := []string{
-		strings.TrimSuffix(fmt.Sprintf("secexec top %s UTC  %d guests: %s", at, len(all), strings.Join(states, ", ")), ": "),
+		strings.TrimSuffix(fmt.Sprintf("secexec top %s UTC  %d %s: %s", at, len(all), noun, strings.Join(states, ", ")), ": "),
 		fmt.Sprintf("guests take %.1f%% of %d CPUs, %s of memory; given %s of %s", cpu/float64(max(1, r.NodeCpus)), r.NodeCpus,
 			shortBytes(float64(resident)), shortBytes(float64(given)), shortBytes(float64(r.NodeMemoryBytes))),
 		"",

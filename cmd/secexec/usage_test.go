@@ -252,12 +252,16 @@ func TestEventWords(t *testing.T) {
 	}
 	failed := g("failed", "starting")
 	failed.Failure = &hostagentv1.Failure{Code: "G108", Message: "guest web stopped: the root disk is another"}
+	again := g("starting")
+	again.StartedUnixMs, again.Restarts = 1, 2
 	for want, e := range map[string][2]*hostagentv1.Guest{
-		"starting":                               {g("stopped", "a"), g("starting")},
+		"starting":                               {g("created"), g("starting")},
+		"starting, restart 2":                    {g("waiting", "starting"), again},
 		"starting, reached unpacked after 0.2 s": {g("starting", "starting"), g("starting", "starting", "unpacked")},
 		"running":                                {g("starting", "starting", "unpacked"), g("running", "starting", "unpacked")},
-		"running, reached kernel after 0.1 s":    {nil, g("running", "kernel")},
-		"failed (G108): guest web stopped: the root disk is another": {g("running"), failed},
+		"ready, reached kernel after 0.2 s, reached ready after 0.3 s": {g("running", "starting"), g("ready", "starting", "kernel", "ready")},
+		"running, reached kernel after 0.2 s":                          {nil, g("running", "starting", "kernel")},
+		"failed (G108): guest web stopped: the root disk is another":   {g("running"), failed},
 	} {
 		if got := eventWords(e[0], &hostagentv1.Event{Guest: e[1]}); got != want {
 			t.Errorf("%q, want %q", got, want)

@@ -109,21 +109,28 @@ failed. With --json each line is an object with all of the guest.`,
 }
 
 // eventWords say what an event changed since the guest was last told of (nil:
-// never).
+// never): one may bring a state and several stages.
 func eventWords(before *hostagentv1.Guest, e *hostagentv1.Event) string {
 	g := e.Guest
-	n := len(g.Stages)
 	switch {
 	case e.Deleted:
 		return "removed"
 	case g.Failure != nil:
 		return g.State + " (" + g.Failure.Code + "): " + g.Failure.Message
-	case n > 0 && (before == nil || before.State == g.State) && (before == nil || len(before.Stages) != n):
-		return fmt.Sprintf("%s, reached %s after %.1f s", g.State, g.Stages[n-1].Name, float64(g.Stages[n-1].Millis)/1000)
-	case g.Restarts > 0 && g.State == "starting" && before != nil && before.State != g.State:
-		return fmt.Sprintf("starting, restart %d", g.Restarts)
 	}
-	return g.State
+	words, told := g.State, 0
+	switch {
+	case before == nil:
+		told = max(0, len(g.Stages)-1)
+	case before.StartedUnixMs == g.StartedUnixMs:
+		told = min(len(before.Stages), len(g.Stages))
+	case g.State == "starting" && g.Restarts > 0:
+		words += fmt.Sprintf(", restart %d", g.Restarts)
+	}
+	for _, s := range g.Stages[told:] {
+		words += fmt.Sprintf(", reached %s after %.1f s", s.Name, float64(s.Millis)/1000)
+	}
+	return words
 }
 
 func newNode() *cobra.Command {

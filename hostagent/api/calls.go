@@ -14,7 +14,7 @@ import (
 
 	"github.com/secexec/secexec/hostagent/fault"
 	"github.com/secexec/secexec/hostagent/journal"
-	hostagentv1 "github.com/secexec/secexec/proto/hostagent/v1"
+	"github.com/secexec/secexec/proto/hostagent/v1"
 )
 
 // Refusals are logged, but a client that asks for them all day does not fill
@@ -51,21 +51,25 @@ func (c *Calls) unary(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *tt
 // watched is the service with its streams watched, for which ttrpc has no
 // interceptor.
 type watched struct {
-	hostagentv1.HostagentService
+	*Service
 	calls *Calls
 }
 
 // Events implements the service.
 func (w watched) Events(ctx context.Context, r *hostagentv1.EventsRequest, stream hostagentv1.Hostagent_EventsServer) error {
-	err := w.HostagentService.Events(ctx, r, stream)
+	err := w.Service.Events(ctx, r, stream)
 	if w.calls == nil {
 		return err
 	}
 	code := outcome(err)
+	// Whoever asks for what this hostagent had and has no more was too slow.
+	if code == string(fault.EventsGone) && (r.Epoch == "" || r.Epoch == w.Fleet.Hub.Epoch()) {
+		code = "slow"
+	}
 	w.calls.Stream("Events", code)
 	switch {
-	case code == string(fault.EventsGone):
-		w.calls.Log.Warn("client did not read its events while they were kept", journal.SlowReader, "caller", CallerOf(ctx), "method", "Events")
+	case code == "slow":
+		w.calls.Log.Warn("client that did not read its events cut off", journal.SlowReader, "caller", CallerOf(ctx), "method", "Events")
 	case refusal(code):
 		w.calls.refused(CallerOf(ctx), "Events", code, err)
 	}
@@ -96,7 +100,7 @@ func (c *Calls) refused(caller *Caller, method, code string, err error) {
 // refusal tells whether a code is hostagent's answer, and not how a call ended
 // by itself.
 func refusal(code string) bool {
-	return code != "ok" && code != "cancelled" && code != "late"
+	return code != "ok" && code != "cancelled" && code != "late" && code != "slow"
 }
 
 // outcome is an error's code, "ok", or for what has none how the call ended:

@@ -18,8 +18,8 @@ func TestOutcome(t *testing.T) {
 	t.Parallel()
 	for want, err := range map[string]error{
 		"ok": nil, "H204": toStatus(fault.New(fault.NoGuest, "no")), "cancelled": context.Canceled, "late": context.DeadlineExceeded,
-		"other": errors.New("x"), "H222": toStatus(fault.New(fault.EventsGone, "gone")),
-		"H217": toStatus(fault.New(fault.Storage, "full")), // ResourceExhausted with a code of its own
+		"other": errors.New("x"),
+		"H217":  toStatus(fault.New(fault.Storage, "full")), // ResourceExhausted with a code of its own
 	} {
 		if got := outcome(err); got != want {
 			t.Errorf("%v is %s, want %s", err, got, want)

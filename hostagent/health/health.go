@@ -109,7 +109,7 @@ func (h *Health) Status() string {
 	states := h.States()
 	total := 0
 	var parts []string
-	for _, state := range []string{"ready", "running", "starting", "stopping", "failed", "stopped", "created"} {
+	for _, state := range []string{"ready", "running", "starting", "stopping", "waiting", "failed", "stopped", "created"} {
 		if n := states[state]; n > 0 {
 			total += n
 			parts = append(parts, fmt.Sprintf("%d %s", n, state))

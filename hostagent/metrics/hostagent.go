@@ -57,7 +57,7 @@ func New(version string) *Set {
 	s.failures = s.Counter("secexec_guest_failures_total", "Guests that failed, by error code.", "code")
 	s.restarts = s.Counter("secexec_restarts_total", "Restarts of guests by their restart policy.")
 	s.turnedAway = s.Counter("secexec_callers_turned_away_total", "Connections of processes that may not use this hostagent.")
-	s.slow = s.Counter("secexec_slow_clients_total", "Streams of events that ended because they were not read while the events were kept.")
+	s.slow = s.Counter("secexec_slow_clients_total", "Streams of events that were cut off because they were not read.")
 	s.damaged = s.Counter("secexec_damaged_records_total", "Records of guests that could not be read when hostagent started.")
 	s.logged = s.Counter("secexec_log_events_total", "Events in the log, by name as docs/logs.md lists them.", "event")
 	return s

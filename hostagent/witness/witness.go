@@ -21,7 +21,7 @@ type Witness struct {
 	Changed func()                                 // a guest's state changed
 
 	hub    *guest.Hub
-	events *guest.Cursor
+	cursor *guest.Cursor
 	turn   chan struct{}   // held (sent) while an event is seen
 	seen   map[string]seen // by name
 }
@@ -39,7 +39,7 @@ type seen struct {
 func New(hub *guest.Hub, log *slog.Logger) *Witness {
 	return &Witness{
 		Log: log, Stage: func(string, time.Duration) {}, Changed: func() {},
-		hub: hub, events: hub.Subscribe(), turn: make(chan struct{}, 1), seen: make(map[string]seen),
+		hub: hub, cursor: hub.Subscribe(), turn: make(chan struct{}, 1), seen: make(map[string]seen),
 	}
 }
 
@@ -47,15 +47,15 @@ func New(hub *guest.Hub, log *slog.Logger) *Witness {
 // when the witness itself could not keep up.
 func (w *Witness) Run(ctx context.Context, list func() []store.Guest) {
 	for {
-		e, err := w.events.Next(ctx)
+		e, err := w.cursor.Next(ctx)
 		if ctx.Err() != nil {
 			return
 		}
 		w.turn <- struct{}{}
 		if err == nil {
-			w.see(*e.Guest, e.Deleted)
-		} else {
-			w.events = w.hub.Subscribe()
+			w.see(e.Guest, e.Deleted)
+		} else { // too far behind
+			w.cursor = w.hub.Subscribe()
 			w.catchUp(list())
 		}
 		<-w.turn
@@ -76,19 +76,19 @@ func (w *Witness) Ping(ctx context.Context) error {
 // catchUp sees the guests as they are, and that others are gone.
 func (w *Witness) catchUp(all []store.Guest) {
 	there := make(map[string]bool, len(all))
-	for _, g := range all {
-		there[g.Name] = true
-		w.see(g, false)
+	for i := range all {
+		there[all[i].Name] = true
+		w.see(&all[i], false)
 	}
 	for name, s := range w.seen {
 		if !there[name] {
-			w.see(store.Guest{Name: name, UUID: s.uuid}, true)
+			w.see(&store.Guest{Name: name, UUID: s.uuid}, true)
 		}
 	}
 }
 
 // see compares a guest with what was known of it.
-func (w *Witness) see(g store.Guest, deleted bool) {
+func (w *Witness) see(g *store.Guest, deleted bool) {
 	before, known := w.seen[g.Name]
 	log := w.Log.With("guest", g.Name, "uuid", g.UUID)
 	if deleted {
@@ -109,7 +109,7 @@ func (w *Witness) see(g store.Guest, deleted bool) {
 		return // taken over: a guest that starts is seen as starting before
 	}
 	if known && now.restarted.After(before.restarted) {
-		log.Warn("guest is started again by its restart policy", journal.Restarted, "restarts", len(g.Restarts))
+		log.Warn("guest is to be started again by its restart policy", journal.Restarted, "restarts", len(g.Restarts), "at", g.RestartAt)
 	}
 	passed := before.stages
 	if !g.Started.Equal(before.started) {
@@ -123,10 +123,14 @@ func (w *Witness) see(g store.Guest, deleted bool) {
 	if before.state == g.State && g.Started.Equal(before.started) {
 		return
 	}
-	if f := g.Failure; f != nil && g.State == string(guest.Failed) {
-		log.Warn("guest failed", journal.Failed, "state", g.State, "was", before.state, "code", f.Code, "reason", f.Message)
+	var was slog.Attr // none: it ran before this hostagent did
+	if before.state != "" {
+		was = slog.String("was", before.state)
+	}
+	if f := g.Failure; f != nil && (g.State == string(guest.Failed) || g.State == string(guest.Waiting)) {
+		log.Warn("guest failed", journal.Failed, "state", g.State, was, "code", f.Code, "reason", f.Message)
 	} else {
-		log.Info("guest is "+g.State, journal.State, "state", g.State, "was", before.state)
+		log.Info("guest is "+g.State, journal.State, "state", g.State, was)
 	}
 	w.Changed()
 }

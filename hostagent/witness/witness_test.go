@@ -29,6 +29,10 @@ func TestSee(t *testing.T) {
 	failed.Failure = &store.Failure{Code: "G108", Message: "the root\nis another"}
 	again := g("starting")
 	again.Started, again.Restarts = start.Add(time.Minute), []time.Time{start.Add(time.Minute)}
+	waiting := g("waiting")
+	waiting.Restarts, waiting.Failure = []time.Time{start.Add(time.Second)}, &store.Failure{Code: "H218"}
+	waiting2 := g("starting")
+	waiting2.Restarts, waiting2.Started = waiting.Restarts, start.Add(time.Minute)
 	other := g("created")
 	other.UUID = "u2"
 	for name, c := range map[string]struct {
@@ -44,6 +48,7 @@ func TestSee(t *testing.T) {
 		"taken over":     {[]store.Guest{g("running", "starting", "unpacked"), g("ready", "starting", "unpacked", "ready")}, "guest-state ready<running", "ready:3ms"},
 		"failed":         {[]store.Guest{g("starting"), failed}, "guest-state starting< guest-failed failed<starting G108", ""},
 		"restarted":      {[]store.Guest{failed, again, again}, "guest-failed failed< G108 guest-restarted < guest-state starting<failed", ""},
+		"waits":          {[]store.Guest{g("ready"), waiting, waiting, waiting2}, "guest-state ready< guest-restarted < guest-failed waiting<ready H218 guest-state starting<waiting", ""},
 		"rebooted":       {[]store.Guest{g("ready", "starting"), func() store.Guest { r := g("starting", "starting"); r.Started = start.Add(1); return r }()}, "guest-state ready< guest-state starting<ready", "starting:1ms"},
 		"another's name": {[]store.Guest{g("created"), other}, "guest-state created< guest-state created<", ""},
 	} {
@@ -54,7 +59,7 @@ func TestSee(t *testing.T) {
 			var stages []string
 			w.Stage = func(name string, since time.Duration) { stages = append(stages, fmt.Sprintf("%s:%s", name, since)) }
 			for _, e := range c.events {
-				w.see(e, e.State == "deleted")
+				w.see(&e, e.State == "deleted")
 			}
 			if got := strings.Join(log, " "); got != c.log {
 				t.Errorf("log  %s\nwant %s", got, c.log)
@@ -93,11 +98,11 @@ func TestCatchUp(t *testing.T) {
 	t.Parallel()
 	var b bytes.Buffer
 	w := New(guest.NewHub(), slog.New(slog.NewTextHandler(&b, nil)))
-	w.see(store.Guest{Name: "a", UUID: "1", State: "ready"}, false)
-	w.see(store.Guest{Name: "b", UUID: "2", State: "ready"}, false)
+	w.see(&store.Guest{Name: "a", UUID: "1", State: "ready"}, false)
+	w.see(&store.Guest{Name: "b", UUID: "2", State: "ready"}, false)
 	b.Reset()
 	w.catchUp([]store.Guest{{Name: "b", UUID: "2", State: "stopped"}, {Name: "c", UUID: "3", State: "created"}})
-	for _, want := range []string{"event=guest-deleted guest=a", "guest=b uuid=2 event=guest-state state=stopped was=ready", "guest=c uuid=3 event=guest-state state=created"} {
+	for _, want := range []string{"event=guest-deleted guest=a", "guest=b uuid=2 event=guest-state state=stopped was=ready", "guest=c uuid=3 event=guest-state state=created\n"} {
 		if !strings.Contains(strings.ReplaceAll(b.String(), "guest=a uuid=1 event=guest-deleted", "event=guest-deleted guest=a"), want) {
 			t.Errorf("no %q in\n%s", want, b.String())
 		}
