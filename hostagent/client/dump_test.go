@@ -45,7 +45,7 @@ func connect(t testing.TB, d dumps) *Client {
 	hostagentv1.RegisterDumpService(server, d)
 	go server.Serve(context.Background(), l)
 	t.Cleanup(func() { server.Close() })
-	c, err := Dial(t.Context(), filepath.Join(dir, "s"))
+	c, err := Dial(t.Context(), filepath.Join(dir, "s"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
