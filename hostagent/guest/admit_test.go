@@ -303,3 +303,28 @@ func TestImageAgain(t *testing.T) {
 	rec.Boot = "disk"
 	want(t, "a disk is the guest's own", f.admitStart(rec), "", "")
 }
+
+// What an admission costs beside 1,000 running guests.
+func BenchmarkAdmitStart(b *testing.B) {
+	st, err := store.Open(filepath.Join(b.TempDir(), "state"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer st.Close()
+	f := &Fleet{Options: Options{Store: st, Platform: host{}, Capacity: Capacity{MemoryMiB: 1 << 30, Ratio: 1}}, guests: make(map[string]*Guest)}
+	for i := range 1000 {
+		rec := stored(fmt.Sprintf("g%d", i), Ready, 0)
+		rec.Disks = []store.Disk{{File: "root.img"}}
+		dir := st.Dir(rec.Name)
+		if err := errors.Join(os.MkdirAll(dir, 0o700), os.WriteFile(filepath.Join(dir, "root.img"), nil, 0o600)); err != nil {
+			b.Fatal(err)
+		}
+		f.guests[rec.Name] = newGuest(f, *rec)
+	}
+	rec := stored("new", Starting, 0)
+	for b.Loop() {
+		if err := f.admitStart(rec); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
