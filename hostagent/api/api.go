@@ -223,7 +223,7 @@ func NewServer(s *Service) (*ttrpc.Server, error) {
 	hostagentv1.RegisterHostagentService(server, watched{s, s.Calls})
 	hostagentv1.RegisterStatsService(server, stats{s})
 	hostagentv1.RegisterNodeService(server, nodeService{s.Examine})
-	hostagentv1.RegisterDumpService(server, dumpService{s.Fleet})
+	hostagentv1.RegisterDumpService(server, dumpService{s})
 	hostagentv1.RegisterMoverService(server, NewMover(s))
 	return server, nil
 }

@@ -3,18 +3,17 @@ package api
 import (
 	"context"
 
-	"github.com/secexec/secexec/hostagent/guest"
 	"github.com/secexec/secexec/proto/hostagent/v1"
 )
 
-// dumpService implements hostagentv1.DumpService.
-type dumpService struct{ fleet *guest.Fleet }
+// dumpService implements hostagentv1.DumpService beside a Service.
+type dumpService struct{ *Service }
 
 var _ hostagentv1.DumpService = dumpService{}
 
 // Dump implements the service.
 func (s dumpService) Dump(ctx context.Context, r *hostagentv1.DumpRequest, stream hostagentv1.Dump_DumpServer) error {
-	g, err := s.fleet.Get(r.Name)
+	g, err := s.find(ctx, r.Name)
 	if err != nil {
 		return toStatus(err)
 	}

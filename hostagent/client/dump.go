@@ -14,11 +14,11 @@ var ErrIncomplete = errors.New("the dump ended before it was complete")
 
 // Dump writes a protected dump of a guest to w; progress hears how many bytes
 // came, and of how many of guest memory, 0 while that is unknown. Unless it
-// returns nil, what was written is no dump. The context ends it early; the guest
-// goes on then.
+// returns nil, what was written is no dump; the caller closes the connection then,
+// which lets the guest go on.
 func (c *Client) Dump(ctx context.Context, name string, w io.Writer, progress func(done, total uint64)) error {
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // so that a full disk here lets the guest go on
+	defer cancel()
 	stream, err := hostagentv1.NewDumpClient(c.conn).Dump(ctx, &hostagentv1.DumpRequest{Name: name})
 	if err != nil {
 		return fromStatus(err)

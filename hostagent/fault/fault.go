@@ -98,7 +98,7 @@ var table = map[Code]entry{
 	ImageKind:     {"this node's ultravisor takes no such image", "run it on a newer machine, or ask the owner to seal it without what the message names", codes.FailedPrecondition},
 	DiskInUse:     {"a disk of the guest is in use", "stop the guest that uses it, or attach it read-only to both", codes.FailedPrecondition},
 	Impossible:    {"Secure Execution has no such thing", "leave it out: docs/platforms.md says why and what there is instead", codes.InvalidArgument},
-	NoDump:        {"the guest can't be dumped", "see secexec logs; the owner decides at build whether an image allows dumps", codes.FailedPrecondition},
+	NoDump:        {"the guest can't be dumped", "see docs/platforms.md on dumps; an owner allows them by secexec build --enable-dump", codes.FailedPrecondition},
 	Disk:          {"a disk can't be attached", "name a file or block device that exists and that hostagent may open, as its format and cache mode need it", codes.FailedPrecondition},
 	DiskImage:     {"a disk's image is not of its format, or has QEMU open further files", "state the image's format; make it stand alone with qemu-img convert", codes.FailedPrecondition},
 	Network:       {"a network can't be attached", "make the tap interface before the guest starts, of as many queues, and let no other guest have it", codes.FailedPrecondition},

@@ -198,6 +198,42 @@ func TestBlockDeviceInUse(t *testing.T) {
 	want(t, "two devices", conflict("g", []claim{claims[c]}, "h", []claim{claims[a]}), "", "")
 }
 
+// A disk and its partitions exclude each other, its partitions do not.
+func TestPartitionInUse(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"disk/dev": "94:0\n", "disk/part1/dev": "94:1\n", "disk/part1/partition": "1\n", "disk/part2/dev": "94:2\n", "disk/part2/partition": "2\n",
+		"other/dev": "94:4\n", "odd/dev": "x\n", "odd/part1/partition": "1\n",
+	} {
+		if err := errors.Join(os.MkdirAll(filepath.Join(dir, filepath.Dir(name)), 0o700), os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	links := filepath.Join(dir, "block")
+	if err := os.Mkdir(links, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for link, to := range map[string]string{"94:0": "disk", "94:1": "disk/part1", "94:2": "disk/part2", "94:4": "other", "94:9": "odd/part1"} {
+		if err := os.Symlink(filepath.Join(dir, to), filepath.Join(links, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	device := func(minor uint32) claim {
+		dev := unix.Mkdev(94, minor)
+		return claim{block: true, dev: dev, whole: wholeOf(links, dev), path: fmt.Sprint("/dev/dasd", minor)}
+	}
+	for _, c := range []struct {
+		a, b uint32
+		code fault.Code
+	}{
+		{0, 1, fault.DiskInUse}, {2, 0, fault.DiskInUse}, {1, 1, fault.DiskInUse},
+		{1, 2, ""}, {0, 4, ""}, {4, 1, ""}, {9, 0, ""}, {7, 0, ""},
+	} {
+		want(t, fmt.Sprint(c.a, " beside ", c.b), conflict("g", []claim{device(c.a)}, "h", []claim{device(c.b)}), c.code, "guest h uses it")
+	}
+}
+
 // seal makes an image with control flags for a new host, whose hash it returns.
 func seal(t *testing.T, path string, flags seimage.Flags) [32]byte {
 	t.Helper()
@@ -266,4 +302,29 @@ func TestImageAgain(t *testing.T) {
 	want(t, "truncated", f.admitStart(rec), fault.Bundle, "")
 	rec.Boot = "disk"
 	want(t, "a disk is the guest's own", f.admitStart(rec), "", "")
+}
+
+// What an admission costs beside 1,000 running guests.
+func BenchmarkAdmitStart(b *testing.B) {
+	st, err := store.Open(filepath.Join(b.TempDir(), "state"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer st.Close()
+	f := &Fleet{Options: Options{Store: st, Platform: host{}, Capacity: Capacity{MemoryMiB: 1 << 30, Ratio: 1}}, guests: make(map[string]*Guest)}
+	for i := range 1000 {
+		rec := stored(fmt.Sprintf("g%d", i), Ready, 0)
+		rec.Disks = []store.Disk{{File: "root.img"}}
+		dir := st.Dir(rec.Name)
+		if err := errors.Join(os.MkdirAll(dir, 0o700), os.WriteFile(filepath.Join(dir, "root.img"), nil, 0o600)); err != nil {
+			b.Fatal(err)
+		}
+		f.guests[rec.Name] = newGuest(f, *rec)
+	}
+	rec := stored("new", Starting, 0)
+	for b.Loop() {
+		if err := f.admitStart(rec); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

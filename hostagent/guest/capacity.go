@@ -64,13 +64,13 @@ func (f *Fleet) admitStart(rec *store.Guest) error {
 	running, promised := 0, 0
 	seen := make(map[string]bool)
 	for _, g := range f.List() {
-		other := g.Snapshot()
+		other := g.record()
 		held, admitted := f.claims[other.Name]
 		if other.Name == rec.Name || !State(other.State).Live() || State(other.State) == Starting && !admitted {
 			continue
 		}
 		if !admitted { // taken over from an earlier hostagent
-			if held, err = f.claimsOf(&other); err != nil {
+			if held, err = f.claimsOf(other); err != nil {
 				return err
 			}
 			f.claims[other.Name] = held

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/secexec/secexec/hostagent/fault"
 	"github.com/secexec/secexec/hostagent/store"
 )
@@ -18,6 +20,7 @@ import (
 type claim struct {
 	block    bool   // a block device: major and minor are dev
 	dev, ino uint64 // of the file otherwise
+	whole    uint64 // of a partition: the number of the disk that it is on
 	readOnly bool
 	path     string // as the guest's record has it
 }
@@ -58,15 +61,43 @@ func claimOf(path string, readOnly bool) (claim, error) {
 	c := claim{dev: uint64(st.Dev), ino: st.Ino, readOnly: readOnly, path: path}
 	if st.Mode&syscall.S_IFMT == syscall.S_IFBLK {
 		c.block, c.dev, c.ino = true, uint64(st.Rdev), 0
+		c.whole = wholeOf("/sys/dev/block", c.dev)
 	}
 	return c, nil
+}
+
+// wholeOf is the number of the disk that a partition is on, 0 for what is no
+// partition. The folder has a link for each device, to where its disk's files
+// are one folder up.
+func wholeOf(folder string, dev uint64) uint64 {
+	link := fmt.Sprintf("%s/%d:%d", folder, unix.Major(dev), unix.Minor(dev))
+	if _, err := os.Stat(link + "/partition"); err != nil {
+		return 0
+	}
+	text, err := os.ReadFile(link + "/../dev") // the kernel follows the link first
+	if err != nil {
+		return 0
+	}
+	var major, minor uint32
+	if _, err := fmt.Sscanf(string(text), "%d:%d", &major, &minor); err != nil {
+		return 0
+	}
+	return unix.Mkdev(major, minor)
+}
+
+// shares tells whether a byte can be on both.
+func (c claim) shares(o claim) bool {
+	if c.block != o.block {
+		return false
+	}
+	return c.dev == o.dev && c.ino == o.ino || c.block && (c.whole == o.dev || o.whole == c.dev)
 }
 
 // conflict refuses a disk that two guests would use, one of them for writing.
 func conflict(name string, wanted []claim, other string, held []claim) error {
 	for _, w := range wanted {
 		for _, h := range held {
-			if w.block != h.block || w.dev != h.dev || w.ino != h.ino || w.readOnly && h.readOnly {
+			if !w.shares(h) || w.readOnly && h.readOnly {
 				continue
 			}
 			switch {
