@@ -249,6 +249,40 @@ func TestPremiseDeviceDriverWantsDevice(t *testing.T) {
 	}
 }
 
+// A block device, opened here and found by QEMU through a descriptor set; read
+// past the page cache and not.
+func TestPremiseBlockDevice(t *testing.T) {
+	t.Parallel()
+	binary, _ := withQEMU(t)
+	losetup, err := exec.LookPath("losetup")
+	if err != nil {
+		t.Skipf("%v: Debian package mount", err)
+	}
+	c := paused(t, binary)
+	for i := range c.Disks[:2] {
+		out, err := exec.Command(losetup, "--find", "--show", c.Disks[i].Path).CombinedOutput()
+		if err != nil {
+			t.Skipf("no right to make block devices here: %v: %s", err, out)
+		}
+		device := strings.TrimSpace(string(out))
+		t.Cleanup(func() { exec.Command(losetup, "--detach", device).Run() })
+		c.Disks[i].Path = device
+	}
+	c.Disks[0].Cache, c.Disks[0].Discard = Direct, Unmap
+	_, words := run(t, c)
+	m := dial(t, c, words)
+	got := nodes(t, m)
+	if n := got["disk0-file"]; n.Driver != "host_device" || n.RO || !n.Cache.Direct || n.Image.Size != 1<<20 {
+		t.Errorf("node %+v", n)
+	}
+	if n := got["disk1-file"]; n.Driver != "host_device" || !n.RO || n.Cache.Direct {
+		t.Errorf("node %+v", n)
+	}
+	if n := got["disk2-file"]; n.Driver != "file" {
+		t.Errorf("node %+v", n)
+	}
+}
+
 // byPath starts a QEMU that opens all files itself, unchecked.
 func byPath(t *testing.T, c *Config) (*exec.Cmd, *bytes.Buffer) {
 	t.Helper()
