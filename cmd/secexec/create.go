@@ -83,6 +83,7 @@ start, and their files stay where they are: secexec rm does not remove them.`,
 				return err
 			}
 			return agent.with(cmd.Context(), func(c *client.Client) error {
+				request.RequestId = client.NewRequestID()
 				g, err := c.Create(cmd.Context(), request)
 				if err != nil {
 					return err

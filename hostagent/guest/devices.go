@@ -77,6 +77,8 @@ func diskConfig(rec *store.Guest, dir string) ([]qemu.Disk, error) {
 	return out, nil
 }
 
+const sectorSize = 512
+
 // look opens a disk as QEMU will, and sees what it is.
 func look(d *qemu.Disk) error {
 	how := unix.O_RDWR
@@ -91,6 +93,13 @@ func look(d *qemu.Disk) error {
 	defer f.Close()
 	if err := d.CheckImage(f); err != nil {
 		return err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("attach disk: %w", err)
+	}
+	if size := info.Size(); !d.Device && d.Format != qemu.Qcow2 && (size == 0 || size%sectorSize != 0) {
+		return fmt.Errorf("attach disk %s: a raw image of %d bytes is no whole number of %d-byte sectors", d.Path, size, sectorSize)
 	}
 	if d.Cache != qemu.Direct {
 		return nil

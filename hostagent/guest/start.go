@@ -152,6 +152,10 @@ func launchCode(err error) fault.Code {
 		return fault.NoSystemd
 	case errors.Is(err, launch.ErrRuns):
 		return fault.UnitTaken
+	case errors.Is(err, qemu.ErrImage):
+		return fault.DiskImage
+	case errors.Is(err, qemu.ErrDisk):
+		return fault.Disk
 	case errors.Is(err, qemu.ErrTap):
 		return fault.Network
 	}

@@ -145,9 +145,9 @@ func disks(c *Config) []string {
 	return argv
 }
 
-// blockdevs is the disk's image, which QEMU finds at a path, as its block layer
-// sees it, and the name of its uppermost node. Each node's driver is named: nothing is ever found out
-// from an image's content.
+// blockdevs is the disk's image, which QEMU finds at path, as its block layer sees
+// it, and the name of its uppermost node. Each node's driver is named: nothing is
+// ever found out from an image's content.
 func (d *Disk) blockdevs(id, path string) (argv []string, node string) {
 	driver, aio, discard := "file", "threads", "ignore"
 	if d.Device {
@@ -170,10 +170,10 @@ func (d *Disk) blockdevs(id, path string) (argv []string, node string) {
 	if d.Format == Qcow2 {
 		// backing is null: whatever the image names, QEMU opens no other file
 		// beneath it.
-		file := node
+		below := node
 		node = id + "-qcow2"
 		argv = append(argv, "-blockdev", append(object{
-			{"driver", "qcow2"}, {"node-name", node}, {"file", file}, {"backing", nil},
+			{"driver", "qcow2"}, {"node-name", node}, {"file", below}, {"backing", nil},
 		}, common...).String())
 	}
 	return argv, node

@@ -23,15 +23,16 @@ type handed struct {
 	path string
 	use  use
 	size int64 // of memoryIn
+	disk *Disk // of readFrom and writeTo
 }
 
 // files lists what QEMU would open by path: sockets, console, image, memory and
-// disks. Tap interfaces follow behind them: see [OpenNets].
+// disks. Tap interfaces follow behind them.
 func (c *Config) files() []handed {
 	var out []handed
 	add := func(path string, use use, size int64) {
 		if path != "" {
-			out = append(out, handed{path, use, size})
+			out = append(out, handed{path: path, use: use, size: size})
 		}
 	}
 	add(c.QMPSocket, listenOn, 0)
@@ -45,7 +46,7 @@ func (c *Config) files() []handed {
 		if c.Disks[i].ReadOnly {
 			how = readFrom
 		}
-		add(c.Disks[i].Path, how, 0)
+		out = append(out, handed{path: c.Disks[i].Path, use: how, disk: &c.Disks[i]})
 	}
 	return out
 }

@@ -18,8 +18,6 @@ var (
 	ErrImage = errors.New("image does not fit its format")
 )
 
-const sectorSize = 512
-
 // CheckImage looks at an opened disk as it is to be given to QEMU, and says in
 // d.Device whether it is a block device. Of a qcow2 image it reads the header: a
 // guest can't write there, but whoever may write the file can, so it is called
@@ -38,8 +36,6 @@ func (d *Disk) CheckImage(f *os.File) error {
 		if err := checkQcow2(f); err != nil {
 			return fmt.Errorf("disk %s: %w", d.Path, err)
 		}
-	case mode.IsRegular() && (info.Size() == 0 || info.Size()%sectorSize != 0):
-		return fmt.Errorf("disk %s %w: a raw image of %d bytes is no whole number of %d-byte sectors", d.Path, ErrDisk, info.Size(), sectorSize)
 	}
 	return nil
 }

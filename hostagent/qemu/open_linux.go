@@ -16,6 +16,9 @@ const backlog = 4
 // descriptors from FirstFD on, in this order; the caller closes its own as soon as
 // the process has them. Sockets are bound and listen; the memory file is made.
 //
+// Disks are looked at as they were opened ([Disk.CheckImage]): what a path leads
+// to may have changed since. The queues of tap interfaces come last.
+//
 // Each call opens anew: an image's lock belongs to the opening, not to the
 // process.
 func Open(c *Config) ([]*os.File, error) {
@@ -31,8 +34,14 @@ func Open(c *Config) ([]*os.File, error) {
 			return nil, fmt.Errorf("open %s for QEMU: %w", h.path, err)
 		}
 		files = append(files, f)
+		if h.disk != nil {
+			if err := h.disk.CheckImage(f); err != nil {
+				Close(files)
+				return nil, err
+			}
+		}
 	}
-	taps, err := OpenNets(c, FirstFD+len(files))
+	taps, err := openNets(c, FirstFD+len(files))
 	if err != nil {
 		Close(files)
 		return nil, err

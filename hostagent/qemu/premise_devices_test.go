@@ -147,11 +147,17 @@ func TestPremiseDirectDisk(t *testing.T) {
 	binary, _ := withQEMU(t)
 	c := paused(t, binary)
 	c.Disks[2].Cache = Direct
+	files, err := Open(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer Close(files)
 	argv, err := Args(c)
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.ExtraFiles = files
 	words := new(bytes.Buffer)
 	cmd.Stdout, cmd.Stderr = words, words
 	if err := cmd.Start(); err != nil {
@@ -202,7 +208,14 @@ func TestPremiseQcow2OpensFurtherFiles(t *testing.T) {
 		}
 		f.Close()
 	}
-	cmd, words := run(t, c)
+	if files, err := Open(c); !errors.Is(err, ErrImage) {
+		Close(files)
+		t.Errorf("Open: %v", err)
+	}
+	os.Remove(c.QMPSocket)
+	os.Remove(c.ReadinessSocket)
+	os.Remove(c.GDBSocket)
+	cmd, words := byPath(t, c)
 	dial(t, c, words)
 	var open []string
 	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", cmd.Process.Pid))
@@ -230,10 +243,55 @@ func TestPremiseDeviceDriverWantsDevice(t *testing.T) {
 	binary, _ := withQEMU(t)
 	c := paused(t, binary)
 	c.Disks[0].Device = true
-	cmd, words := run(t, c)
+	cmd, words := byPath(t, c)
 	if err := cmd.Wait(); err == nil || !strings.Contains(words.String(), "host_device") {
 		t.Errorf("QEMU: %v: %s", err, words)
 	}
+}
+
+// A block device, opened here and found by QEMU through a descriptor set; read
+// past the page cache and not.
+func TestPremiseBlockDevice(t *testing.T) {
+	t.Parallel()
+	binary, _ := withQEMU(t)
+	losetup, err := exec.LookPath("losetup")
+	if err != nil {
+		t.Skipf("%v: Debian package mount", err)
+	}
+	c := paused(t, binary)
+	for i := range c.Disks[:2] {
+		out, err := exec.Command(losetup, "--find", "--show", c.Disks[i].Path).CombinedOutput()
+		if err != nil {
+			t.Skipf("no right to make block devices here: %v: %s", err, out)
+		}
+		device := strings.TrimSpace(string(out))
+		t.Cleanup(func() { exec.Command(losetup, "--detach", device).Run() })
+		c.Disks[i].Path = device
+	}
+	c.Disks[0].Cache, c.Disks[0].Discard = Direct, Unmap
+	_, words := run(t, c)
+	m := dial(t, c, words)
+	got := nodes(t, m)
+	if n := got["disk0-file"]; n.Driver != "host_device" || n.RO || !n.Cache.Direct || n.Image.Size != 1<<20 {
+		t.Errorf("node %+v", n)
+	}
+	if n := got["disk1-file"]; n.Driver != "host_device" || !n.RO || n.Cache.Direct {
+		t.Errorf("node %+v", n)
+	}
+	if n := got["disk2-file"]; n.Driver != "file" {
+		t.Errorf("node %+v", n)
+	}
+}
+
+// byPath starts a QEMU that opens all files itself, unchecked.
+func byPath(t *testing.T, c *Config) (*exec.Cmd, *bytes.Buffer) {
+	t.Helper()
+	argv, err := Args(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(argv[0], argv[1:]...)
+	return cmd, start(t, cmd)
 }
 
 // A tap interface's queues, opened here and inherited by a QEMU that may open
@@ -261,23 +319,11 @@ func TestPremiseTap(t *testing.T) {
 		{MAC: "52:54:00:12:34:56", Tap: one},
 		{MAC: "52:54:00:12:34:57", Tap: four, Queues: 4},
 	}
-	files, err := OpenNets(c, 3)
-	if err != nil {
-		t.Fatal(err)
-	}
-	argv, err := Args(c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.ExtraFiles = files
+	_, words := run(t, c)
 	if _, err := OpenTap(one, 1); !errors.Is(err, ErrTap) || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("an interface in use: %v", err)
 	}
-	m := dial(t, c, start(t, cmd))
-	for _, f := range files {
-		f.Close()
-	}
+	m := dial(t, c, words)
 	for _, id := range []string{"net0", "net1"} {
 		if got := property(t, m, id, "iommu_platform"); got != "true" {
 			t.Errorf("iommu_platform of %s is %s", id, got)

@@ -14,9 +14,9 @@ import (
 // ErrTap is wrapped by every error about a tap interface.
 var ErrTap = errors.New("can't attach network")
 
-// OpenNets opens the queues of all tap interfaces, to be descriptors of QEMU from
+// openNets opens the queues of all tap interfaces, to be descriptors of QEMU from
 // number first on, in this order. The caller closes its own.
-func OpenNets(c *Config, first int) ([]*os.File, error) {
+func openNets(c *Config, first int) ([]*os.File, error) {
 	var files []*os.File
 	for i := range c.Nets {
 		n := &c.Nets[i]
@@ -25,9 +25,7 @@ func OpenNets(c *Config, first int) ([]*os.File, error) {
 		}
 		queues, err := OpenTap(n.Tap, n.Queues)
 		if err != nil {
-			for _, f := range files {
-				f.Close()
-			}
+			Close(files)
 			return nil, err
 		}
 		n.FDs = nil
@@ -52,9 +50,7 @@ func OpenTap(name string, queues int) ([]*os.File, error) {
 	for range queues {
 		f, err := openTap(name, flags)
 		if err != nil {
-			for _, f := range files {
-				f.Close()
-			}
+			Close(files)
 			return nil, err
 		}
 		files = append(files, f)
