@@ -49,7 +49,7 @@ ends the move, or --abort undoes it. After it, the guest never starts here.
 Attached disks are this node's: --without-disk leaves one behind.`,
 		Example: `  secexec move web --to /run/other/hostagent.sock --dry-run
   secexec move web --to /run/other/hostagent.sock --identity identity.pub
-  secexec move web             # goes on after a failure
+  secexec move web
   secexec move --abort web`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

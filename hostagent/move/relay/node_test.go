@@ -268,7 +268,9 @@ func (n *node) end(r *records) {
 func (n *node) restart() { n.stop(); n.start() }
 
 // dial connects to the node.
-func (n *node) dial(ctx context.Context) (*client.Client, error) { return client.Dial(ctx, n.socket(), nil) }
+func (n *node) dial(ctx context.Context) (*client.Client, error) {
+	return client.Dial(ctx, n.socket(), nil)
+}
 
 func (n *node) mover() *client.Mover {
 	n.t.Helper()
