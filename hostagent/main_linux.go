@@ -206,7 +206,7 @@ func run(ctx context.Context, c *settings.Settings) error {
 		return err
 	}
 	server, err := api.NewServer(&api.Service{
-		Fleet: fleet, Node: nodeFacts(p, c.QEMU, report), Examine: report.fresh, Roots: api.Roots{Admins: c.BundleRoots, Tenants: c.TenantRoots},
+		Fleet: fleet, Node: nodeFacts(p, c.QEMU, report), Examine: report.fresh, Roots: api.Roots{Admins: c.BundleRoots, Tenants: c.TenantRoots, Disks: c.DiskRoots},
 		Quotas: api.Quotas{Default: c.Quota(), Users: quotas}, Calls: &api.Calls{Log: log, Count: set.Call, Stream: set.Stream},
 	})
 	if err != nil {

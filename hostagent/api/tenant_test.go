@@ -20,6 +20,7 @@ import (
 
 	"github.com/secexec/secexec/hostagent/fault"
 	"github.com/secexec/secexec/hostagent/guest"
+	"github.com/secexec/secexec/hostagent/roots"
 	"github.com/secexec/secexec/hostagent/settings"
 	"github.com/secexec/secexec/proto/hostagent/v1"
 )
@@ -261,6 +262,43 @@ func TestTenantsRequests(t *testing.T) {
 		}
 		if err == nil {
 			if err := a.Delete(t.Context(), "g"); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+// Administrators are held to the folders that the settings name.
+func TestAdministratorsPaths(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, func(n *testNode) {
+		n.service.Roots.Admins, n.service.Roots.Disks = roots.Roots{n.dir + "/bundles"}, roots.Roots{n.dir + "/disks"}
+	})
+	if err := errors.Join(os.MkdirAll(n.dir+"/disks", 0o700), os.WriteFile(n.dir+"/disks/a.img", nil, 0o600), os.WriteFile(n.dir+"/b.img", nil, 0o600), os.Symlink("../b.img", n.dir+"/disks/out")); err != nil {
+		t.Fatal(err)
+	}
+	c := n.dial(admin)
+	for _, v := range []struct {
+		bundle, disk string
+		want         fault.Code
+	}{
+		{n.bundle, "", ""},
+		{n.bundle, n.dir + "/disks/a.img", ""},
+		{n.bundle, n.dir + "/b.img", fault.Path},
+		{n.bundle, n.dir + "/disks/out", fault.Path},
+		{n.bundle, n.dir + "/disks/../b.img", fault.Path},
+		{n.dir, "", fault.Path},
+	} {
+		r := &hostagentv1.CreateRequest{Name: "g", Bundle: v.bundle}
+		if v.disk != "" {
+			r.Disks = []*hostagentv1.Disk{{Path: v.disk}}
+		}
+		_, err := c.Create(t.Context(), r)
+		if code(err) != v.want || err != nil && v.want == "" {
+			t.Errorf("%s with %s: %v, wants %q", v.bundle, v.disk, err, v.want)
+		}
+		if err == nil {
+			if err := c.Delete(t.Context(), "g"); err != nil {
 				t.Error(err)
 			}
 		}
