@@ -193,7 +193,7 @@ func run(ctx context.Context, c *settings.Settings) error {
 	follower.Stage, follower.Changed = set.Stage, well.Changed
 	fleet, err := newFleet(qemu.WithObserver(ctx, set), guest.Options{
 		Store: st, Launcher: launcher, Platform: p, Hub: hub, Log: log,
-		QEMU: c.QEMU, Runtime: c.Runtime, ReadyTimeout: c.ReadyTimeout,
+		QEMU: c.QEMU, DiskRoots: c.DiskRoots, Runtime: c.Runtime, ReadyTimeout: c.ReadyTimeout,
 		Capacity:  guest.Capacity{MemoryMiB: memory - c.MemoryReserve, Ratio: c.MemoryRatio, CPUs: runtime.NumCPU()},
 		CheckQEMU: qemu.CheckSecure,
 	})
