@@ -274,7 +274,7 @@ func TestAdministratorsPaths(t *testing.T) {
 	n := newNode(t, func(n *testNode) {
 		n.service.Roots.Admins, n.service.Roots.Disks = roots.Roots{n.dir + "/bundles"}, roots.Roots{n.dir + "/disks"}
 	})
-	if err := errors.Join(os.MkdirAll(n.dir+"/disks", 0o700), os.WriteFile(n.dir+"/disks/a.img", nil, 0o600), os.WriteFile(n.dir+"/b.img", nil, 0o600), os.Symlink("../b.img", n.dir+"/disks/out")); err != nil {
+	if err := errors.Join(os.MkdirAll(n.dir+"/disks", 0o700), os.WriteFile(n.dir+"/disks/a.img", make([]byte, 512), 0o600), os.WriteFile(n.dir+"/b.img", make([]byte, 512), 0o600), os.Symlink("../b.img", n.dir+"/disks/out")); err != nil {
 		t.Fatal(err)
 	}
 	c := n.dial(admin)
@@ -424,5 +424,24 @@ func TestQuotaOf(t *testing.T) {
 	}
 	if got := q.of(8); got != q.Default {
 		t.Errorf("%+v", got)
+	}
+}
+
+// Every refusal of every call carries its code.
+func TestEveryRefusalHasItsCode(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, nil)
+	for _, who := range []Caller{admin, alice} {
+		socket := n.socket(who)
+		for _, m := range methods(t) {
+			for _, r := range []proto.Message{request(m, "absent", "/absent"), request(m, "../x", "relative"), request(m, strings.Repeat("n", 5000), strings.Repeat("b", 5000)), dynamicpb.NewMessage(m.Input())} {
+				if m.Name() == "Events" && r.ProtoReflect().Get(m.Input().Fields().ByName("name")).String() == "" {
+					continue // which nothing is wrong with
+				}
+				if _, err := try(t, n, socket, m, r, func() {}); err != nil && codeOf(err) == "" {
+					t.Errorf("%s as uid %d of %.80v: %v has no code", m.FullName(), who.UID, r, err)
+				}
+			}
+		}
 	}
 }
