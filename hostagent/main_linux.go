@@ -193,7 +193,7 @@ func run(ctx context.Context, c *settings.Settings) error {
 	follower.Stage, follower.Changed = set.Stage, well.Changed
 	fleet, err := newFleet(qemu.WithObserver(ctx, set), guest.Options{
 		Store: st, Launcher: launcher, Platform: p, Hub: hub, Log: log,
-		QEMU: c.QEMU, Runtime: c.Runtime, ReadyTimeout: c.ReadyTimeout,
+		QEMU: c.QEMU, DiskRoots: c.DiskRoots, Runtime: c.Runtime, ReadyTimeout: c.ReadyTimeout,
 		Capacity:  guest.Capacity{MemoryMiB: memory - c.MemoryReserve, Ratio: c.MemoryRatio, CPUs: runtime.NumCPU()},
 		CheckQEMU: qemu.CheckSecure,
 	})
@@ -206,7 +206,7 @@ func run(ctx context.Context, c *settings.Settings) error {
 		return err
 	}
 	server, err := api.NewServer(&api.Service{
-		Fleet: fleet, Node: nodeFacts(p, c.QEMU, report), Examine: report.fresh, Roots: api.Roots{Admins: c.BundleRoots, Tenants: c.TenantRoots},
+		Fleet: fleet, Node: nodeFacts(p, c.QEMU, report), Examine: report.fresh, Roots: api.Roots{Admins: c.BundleRoots, Tenants: c.TenantRoots, Disks: c.DiskRoots},
 		Quotas: api.Quotas{Default: c.Quota(), Users: quotas}, Calls: &api.Calls{Log: log, Count: set.Call, Stream: set.Stream},
 	})
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -33,6 +34,15 @@ func (f *agentFlags) with(ctx context.Context, do func(*client.Client) error) er
 	}
 	defer c.Close()
 	return do(c)
+}
+
+// path is a path as hostagent needs it: one that was typed here is on this
+// machine, and another machine's hostagent looks on its own.
+func (f *agentFlags) path(typed string) (string, error) {
+	if strings.HasPrefix(f.socket, "tcp://") && !filepath.IsAbs(typed) {
+		return "", usageError{fmt.Errorf("%s is looked for on %s: name it by its absolute path there", typed, f.socket)}
+	}
+	return filepath.Abs(typed)
 }
 
 // dial connects to a hostagent, to one on another machine with the files of a

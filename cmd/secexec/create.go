@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"math"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -36,15 +35,15 @@ func (f *guestFlags) add(cmd *cobra.Command) {
 }
 
 // of returns the request to create a guest of a bundle.
-func (f *guestFlags) of(bundle string) (*hostagentv1.CreateRequest, error) {
+func (f *guestFlags) of(agent *agentFlags, bundle string) (*hostagentv1.CreateRequest, error) {
 	var err error
-	if f.request.Bundle, err = filepath.Abs(bundle); err != nil {
+	if f.request.Bundle, err = agent.path(bundle); err != nil {
 		return nil, fmt.Errorf("find bundle: %w", err)
 	}
 	if f.request.Restart, err = parseRestart(f.restart, f.window); err != nil {
 		return nil, err
 	}
-	return &f.request, f.devices.fill(&f.request)
+	return &f.request, f.devices.fill(&f.request, agent.path)
 }
 
 // parseRestart reads --restart; hostagent checks the policy's name.
@@ -78,7 +77,7 @@ start, and their files stay where they are: secexec rm does not remove them.`,
 		Example: `  secexec create web --disk path=/srv/data.img,serial=data,format=qcow2 --network tap=tap0,queues=2`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			request, err := flags.of(args[0])
+			request, err := flags.of(&agent, args[0])
 			if err != nil {
 				return err
 			}

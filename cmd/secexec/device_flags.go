@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -20,11 +19,14 @@ func (f *deviceFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVar(&f.networks, "network", nil, "attach a network: tap=`NAME`[,queues=N][,mac=M], or user[,mac=M] for development; repeatable")
 }
 
-// fill puts the devices into a request.
-func (f *deviceFlags) fill(r *hostagentv1.CreateRequest) error {
+// fill puts the devices into a request, with paths as hostagent needs them.
+func (f *deviceFlags) fill(r *hostagentv1.CreateRequest, path func(string) (string, error)) error {
 	r.Disks, r.Networks = nil, nil
 	for _, text := range f.disks {
 		d, err := parseDisk(text)
+		if err == nil {
+			d.Path, err = path(d.Path)
+		}
 		if err != nil {
 			return usageError{fmt.Errorf("--disk %.200q: %w", text, err)}
 		}
@@ -71,9 +73,6 @@ func parseDisk(text string) (*hostagentv1.Disk, error) {
 	}
 	if d.Path == "" {
 		return nil, errors.New("it names no path")
-	}
-	if d.Path, err = filepath.Abs(d.Path); err != nil { // as typed, from here
-		return nil, err
 	}
 	switch d.Bus {
 	case "virtio":

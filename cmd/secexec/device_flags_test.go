@@ -5,19 +5,17 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/secexec/secexec/proto/hostagent/v1"
 )
 
 func TestParseDisk(t *testing.T) {
 	t.Parallel()
-	here, err := filepath.Abs("data.img")
-	if err != nil {
-		t.Fatal(err)
-	}
 	for text, want := range map[string]string{
 		"path=/srv/data.img": `{"path":"/srv/data.img"}`,
 		"/srv/data.img":      `{"path":"/srv/data.img"}`,
 		"/srv/a=b,readonly":  `{"path":"/srv/a=b","read_only":true}`,
-		"data.img":           `{"path":"` + here + `"}`,
+		"data.img":           `{"path":"data.img"}`,
 		"path=/srv/data.img,serial=data,bus=virtio-scsi,format=qcow2,cache=direct,discard=unmap,readonly": `{"path":"/srv/data.img","serial":"data","read_only":true,"format":"qcow2","bus":"virtio-scsi","cache":"direct","discard":"unmap"}`,
 		"serial=a,path=/x":                         `{"path":"/x","serial":"a"}`,
 		"/srv/a,,b,format=raw":                     `{"path":"/srv/a,b","format":"raw"}`,
@@ -47,6 +45,29 @@ func TestParseDisk(t *testing.T) {
 		if err != nil || string(got) != want {
 			t.Errorf("%q: %s, %v; want %s", text, got, err, want)
 		}
+	}
+}
+
+// Paths are as typed from here, unless another machine's hostagent looks for them.
+func TestDiskPaths(t *testing.T) {
+	t.Parallel()
+	here, err := filepath.Abs("data.img")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := deviceFlags{disks: []string{"data.img"}}
+	var r hostagentv1.CreateRequest
+	near := agentFlags{socket: "/run/x.sock"}
+	if err := f.fill(&r, near.path); err != nil || r.Disks[0].Path != here {
+		t.Errorf("near: %v %v", r.Disks, err)
+	}
+	far := agentFlags{socket: "tcp://node:1"}
+	if err := f.fill(&r, far.path); err == nil || !strings.Contains(err.Error(), "data.img is looked for on tcp://node:1") {
+		t.Errorf("far: %v %v", r.Disks, err)
+	}
+	f.disks = []string{"/srv/data.img"}
+	if err := f.fill(&r, far.path); err != nil || r.Disks[0].Path != "/srv/data.img" {
+		t.Errorf("far, absolute: %v %v", r.Disks, err)
 	}
 }
 

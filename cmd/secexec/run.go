@@ -38,7 +38,7 @@ one second to a minute. After 5 restarts within 10 minutes, or as many as
 on-failure:N or always:N and --restart-window say, the guest stays failed.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			request, err := flags.of(args[0])
+			request, err := flags.of(&agent, args[0])
 			if err != nil {
 				return err
 			}

@@ -12,7 +12,7 @@ import (
 // holds no guest: it tells epoch and place, and behind it nothing is missed.
 func (s *Service) Events(ctx context.Context, r *hostagentv1.EventsRequest, stream hostagentv1.Hostagent_EventsServer) error {
 	hub, caller := s.Fleet.Hub, CallerOf(ctx)
-	if r.Name != "" {
+	if r.Name != "" && r.Epoch == "" { // the end of one that was there is among what follows
 		if _, err := s.find(ctx, r.Name); err != nil {
 			return toStatus(err)
 		}

@@ -18,6 +18,7 @@ import (
 	"github.com/secexec/secexec/hostagent/fault"
 	"github.com/secexec/secexec/hostagent/guest"
 	"github.com/secexec/secexec/hostagent/launch"
+	"github.com/secexec/secexec/hostagent/node"
 	"github.com/secexec/secexec/hostagent/platform"
 	"github.com/secexec/secexec/hostagent/roots"
 	"github.com/secexec/secexec/hostagent/settings"
@@ -89,8 +90,9 @@ func newNode(t *testing.T, change func(*testNode)) *testNode {
 	t.Cleanup(n.fleet.Close)
 	n.service = &Service{
 		Fleet: n.fleet, Roots: Roots{Tenants: roots.Roots{filepath.Join(dir, "bundles")}},
-		Node:   func(context.Context) *hostagentv1.NodeInfoResponse { return &hostagentv1.NodeInfoResponse{} },
-		Quotas: Quotas{Default: settings.Quota{Guests: 5, MemoryMiB: 4096, CPUs: 8, DiskMiB: 64}},
+		Examine: func(context.Context) []node.Finding { return nil },
+		Node:    func(context.Context) *hostagentv1.NodeInfoResponse { return &hostagentv1.NodeInfoResponse{} },
+		Quotas:  Quotas{Default: settings.Quota{Guests: 5, MemoryMiB: 4096, CPUs: 8, DiskMiB: 64}},
 	}
 	server, err := NewServer(n.service)
 	if err != nil {

@@ -12,10 +12,27 @@ import (
 	"github.com/secexec/secexec/proto/hostagent/v1"
 )
 
-// Roots are the folders beneath which callers' bundles lie.
+// Roots are the folders beneath which lie what callers name.
 type Roots struct {
-	Admins  roots.Roots // none: anywhere
-	Tenants roots.Roots // none: nowhere
+	Admins  roots.Roots // their bundles; none: anywhere
+	Tenants roots.Roots // their bundles; none: nowhere
+	Disks   roots.Roots // that administrators attach; none: anywhere
+}
+
+// checkDisks refuses disks that don't lie beneath the folders for them.
+func (r Roots) checkDisks(disks []*hostagentv1.Disk) error {
+	for _, d := range disks {
+		if len(r.Disks) == 0 {
+			break
+		}
+		f, err := r.Disks.File(d.Path, nil, os.O_RDONLY, true)
+		if errors.Is(err, roots.ErrRefused) {
+			return fault.New(fault.Path, "attach disk: %w", err)
+		} else if err == nil {
+			f.Close()
+		} // else it is looked at again by who knows disks
+	}
+	return nil
 }
 
 // find returns a guest of the caller's. Another's is as if it did not exist.
@@ -55,6 +72,9 @@ func (s *Service) forCaller(c *Caller, r *hostagentv1.CreateRequest, to *guest.R
 		allowed = roots.Roots{"/"}
 	}
 	done = func() {}
+	if err := s.Roots.checkDisks(r.Disks); err != nil {
+		return nil, err
+	}
 	if !c.Admin {
 		if err := checkTenant(r); err != nil {
 			return nil, err

@@ -20,6 +20,7 @@ import (
 
 	"github.com/secexec/secexec/hostagent/fault"
 	"github.com/secexec/secexec/hostagent/guest"
+	"github.com/secexec/secexec/hostagent/roots"
 	"github.com/secexec/secexec/hostagent/settings"
 	"github.com/secexec/secexec/proto/hostagent/v1"
 )
@@ -267,6 +268,43 @@ func TestTenantsRequests(t *testing.T) {
 	}
 }
 
+// Administrators are held to the folders that the settings name.
+func TestAdministratorsPaths(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, func(n *testNode) {
+		n.service.Roots.Admins, n.service.Roots.Disks = roots.Roots{n.dir + "/bundles"}, roots.Roots{n.dir + "/disks"}
+	})
+	if err := errors.Join(os.MkdirAll(n.dir+"/disks", 0o700), os.WriteFile(n.dir+"/disks/a.img", make([]byte, 512), 0o600), os.WriteFile(n.dir+"/b.img", make([]byte, 512), 0o600), os.Symlink("../b.img", n.dir+"/disks/out")); err != nil {
+		t.Fatal(err)
+	}
+	c := n.dial(admin)
+	for _, v := range []struct {
+		bundle, disk string
+		want         fault.Code
+	}{
+		{n.bundle, "", ""},
+		{n.bundle, n.dir + "/disks/a.img", ""},
+		{n.bundle, n.dir + "/b.img", fault.Path},
+		{n.bundle, n.dir + "/disks/out", fault.Path},
+		{n.bundle, n.dir + "/disks/../b.img", fault.Path},
+		{n.dir, "", fault.Path},
+	} {
+		r := &hostagentv1.CreateRequest{Name: "g", Bundle: v.bundle}
+		if v.disk != "" {
+			r.Disks = []*hostagentv1.Disk{{Path: v.disk}}
+		}
+		_, err := c.Create(t.Context(), r)
+		if code(err) != v.want || err != nil && v.want == "" {
+			t.Errorf("%s with %s: %v, wants %q", v.bundle, v.disk, err, v.want)
+		}
+		if err == nil {
+			if err := c.Delete(t.Context(), "g"); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
 // A tenant's bundle is read with the tenant's rights, its parts too.
 func TestTenantsBundles(t *testing.T) {
 	t.Parallel()
@@ -386,5 +424,24 @@ func TestQuotaOf(t *testing.T) {
 	}
 	if got := q.of(8); got != q.Default {
 		t.Errorf("%+v", got)
+	}
+}
+
+// Every refusal of every call carries its code.
+func TestEveryRefusalHasItsCode(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, nil)
+	for _, who := range []Caller{admin, alice} {
+		socket := n.socket(who)
+		for _, m := range methods(t) {
+			for _, r := range []proto.Message{request(m, "absent", "/absent"), request(m, "../x", "relative"), request(m, strings.Repeat("n", 5000), strings.Repeat("b", 5000)), dynamicpb.NewMessage(m.Input())} {
+				if m.Name() == "Events" && r.ProtoReflect().Get(m.Input().Fields().ByName("name")).String() == "" {
+					continue // which nothing is wrong with
+				}
+				if _, err := try(t, n, socket, m, r, func() {}); err != nil && codeOf(err) == "" {
+					t.Errorf("%s as uid %d of %.80v: %v has no code", m.FullName(), who.UID, r, err)
+				}
+			}
+		}
 	}
 }

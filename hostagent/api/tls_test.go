@@ -169,6 +169,44 @@ func TestHostileTLS(t *testing.T) {
 	}
 }
 
+// Peers that never finish their TLS handshake take no more than their bound, and
+// the unix socket's clients don't notice.
+func TestTLSHandshakesAreBounded(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, func(n *testNode) { n.gate.hello = time.Minute })
+	ca := tlstest.NewCA(t, "one")
+	folder := ca.Folder("ops", ca, nil)
+	address := n.remote(folder)
+	var open []net.Conn
+	for range maxHellos + 20 {
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(time.Minute))
+		open = append(open, conn)
+	}
+	for _, conn := range open[maxHellos:] { // those that came last
+		if !ended(conn) {
+			t.Error("a handshake beyond the bound goes on")
+		}
+	}
+	if _, err := n.dial(admin).List(t.Context()); err != nil {
+		t.Errorf("over the unix socket: %v", err)
+	}
+	for _, conn := range open {
+		conn.Close()
+	}
+	eventually(t, "there is room again", func() bool {
+		c, err := n.far(address, folder)
+		if err == nil {
+			_, err = c.List(t.Context())
+		}
+		return err == nil
+	})
+}
+
 // clientHello are a client's first words.
 func clientHello(t *testing.T) []byte {
 	t.Helper()

@@ -147,6 +147,9 @@ func fromStatus(err error) error {
 	if errors.Is(err, ttrpc.ErrClosed) || errors.Is(err, io.EOF) {
 		return fmt.Errorf("call hostagent: %w", ErrClosed)
 	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("call hostagent: no answer in time: %w", err)
+	}
 	if errors.Is(err, ErrTLS) {
 		return fmt.Errorf("call hostagent: %w", err)
 	}

@@ -107,10 +107,12 @@ func (s *Stream) resume() error {
 		return err
 	}
 	s.epoch, s.after = "", 0
-	if err := s.open(); err != nil {
-		return err
+	guests := map[string]*hostagentv1.Guest{}
+	if err = s.open(); err == nil {
+		guests, err = s.list()
+	} else if f := (*fault.Error)(nil); len(s.known) > 0 && errors.As(err, &f) && f.Code == fault.NoGuest {
+		err = nil // the one guest it follows was removed
 	}
-	guests, err := s.list()
 	if err != nil {
 		s.events, s.epoch = nil, ""
 		return err

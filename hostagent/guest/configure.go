@@ -37,6 +37,7 @@ func (l *life) config(rec *store.Guest, sandbox bool) (*qemu.Config, error) {
 	if cfg.Nets, err = netConfig(rec); err != nil {
 		return nil, err
 	}
+	cfg.OpenDisk = f.openDisk(rec)
 	f.Platform.Configure(cfg)
 	return cfg, nil
 }

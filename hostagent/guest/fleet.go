@@ -16,6 +16,7 @@ import (
 	"github.com/secexec/secexec/hostagent/launch"
 	"github.com/secexec/secexec/hostagent/move"
 	"github.com/secexec/secexec/hostagent/platform"
+	"github.com/secexec/secexec/hostagent/roots"
 	"github.com/secexec/secexec/hostagent/store"
 )
 
@@ -46,6 +47,7 @@ type Options struct {
 	Hub          *Hub
 	Log          *slog.Logger
 	QEMU         string        // program
+	DiskRoots    roots.Roots   // beneath which attached disks lie; none: anywhere
 	Runtime      string        // folder of sockets
 	ReadyTimeout time.Duration // from start to ready
 	Capacity     Capacity      // what the node has for guests

@@ -31,7 +31,7 @@ const (
 // final are failures that another start would only repeat: image, disks and node
 // are the same. All others may pass.
 var final = map[fault.Code]bool{
-	fault.Bundle: true, fault.NoSlot: true, fault.QEMU: true, fault.Node: true, fault.Refused: true, fault.BadRequest: true, fault.WrongState: true,
+	fault.Bundle: true, fault.NoSlot: true, fault.QEMU: true, fault.Node: true, fault.Refused: true, fault.BadRequest: true, fault.WrongState: true, fault.Path: true,
 }
 
 // retriable tells whether a failure may pass. What a guest says of its own

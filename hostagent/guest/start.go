@@ -13,6 +13,7 @@ import (
 	"github.com/secexec/secexec/hostagent/launch"
 	"github.com/secexec/secexec/hostagent/platform"
 	"github.com/secexec/secexec/hostagent/qemu"
+	"github.com/secexec/secexec/hostagent/roots"
 	"github.com/secexec/secexec/hostagent/store"
 	"github.com/secexec/secexec/proto/readiness"
 )
@@ -158,6 +159,8 @@ func launchCode(err error) fault.Code {
 		return fault.Disk
 	case errors.Is(err, qemu.ErrTap):
 		return fault.Network
+	case errors.Is(err, roots.ErrRefused):
+		return fault.Path
 	}
 	return fault.Launch
 }

@@ -13,6 +13,7 @@ package qemu
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -36,6 +37,9 @@ type Config struct {
 
 	Disks []Disk
 	Nets  []Net
+	// OpenDisk opens a disk with flags of open(2), where not every path may be;
+	// nil: this process opens what it can.
+	OpenDisk func(path string, flags int) (*os.File, error)
 
 	ConsolePath     string // file that the console's output is appended to
 	ReadinessSocket string // unix socket that QEMU serves the readiness port on

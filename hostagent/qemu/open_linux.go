@@ -25,10 +25,14 @@ func Open(c *Config) ([]*os.File, error) {
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
+	disk := c.OpenDisk
+	if disk == nil {
+		disk = openDisk
+	}
 	list := c.files()
 	var files []*os.File
 	for _, h := range list {
-		f, err := h.open()
+		f, err := h.open(disk)
 		if err != nil {
 			Close(files)
 			return nil, fmt.Errorf("open %s for QEMU: %w", h.path, err)
@@ -57,7 +61,7 @@ func Close(files []*os.File) {
 	}
 }
 
-func (h handed) open() (*os.File, error) {
+func (h handed) open(disk func(path string, flags int) (*os.File, error)) (*os.File, error) {
 	switch h.use {
 	case listenOn:
 		return listenAt(h.path)
@@ -68,9 +72,9 @@ func (h handed) open() (*os.File, error) {
 	case memoryIn:
 		return makeMemory(h.path, h.size)
 	case readFrom:
-		return openDisk(h.path, unix.O_RDONLY)
+		return disk(h.path, unix.O_RDONLY)
 	}
-	return openDisk(h.path, unix.O_RDWR)
+	return disk(h.path, unix.O_RDWR)
 }
 
 func listenAt(path string) (*os.File, error) {

@@ -266,3 +266,29 @@ func TestRaces(t *testing.T) {
 	<-done
 	t.Logf("%d of 3000 opened", read)
 }
+
+// A path that is let through names what lies beneath its root.
+func FuzzFind(f *testing.F) {
+	for _, path := range []string{"/srv/a/b", "/srv/../etc", "/srvx", "//srv//./a/", "/srv/a\x00b", "srv", "/home/a"} {
+		f.Add(path)
+	}
+	f.Fuzz(func(t *testing.T, path string) {
+		allowed := Roots{"/srv", "/home/", "/srv/deep"}
+		root, names, err := allowed.find(path)
+		if err != nil {
+			if !errors.Is(err, ErrRefused) {
+				t.Errorf("%q: %v", path, err)
+			}
+			return
+		}
+		full := filepath.Join(append([]string{root}, names...)...)
+		if full != filepath.Clean(path) || full != root && !strings.HasPrefix(full, root+"/") {
+			t.Errorf("%q is %q in %q", path, names, root)
+		}
+		for _, name := range names {
+			if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
+				t.Errorf("%q has the name %q", path, name)
+			}
+		}
+	})
+}
