@@ -238,7 +238,7 @@ func TestTenantsRequests(t *testing.T) {
 		want   fault.Code
 	}{
 		"plain":          {func(r *hostagentv1.CreateRequest) { r.Autostart = true }, ""},
-		"user network":   {func(r *hostagentv1.CreateRequest) { r.Networks = []*hostagentv1.Network{{Kind: "user"}} }, ""},
+		"user network":   {func(r *hostagentv1.CreateRequest) { r.Networks = []*hostagentv1.Network{{Kind: "user"}} }, fault.AdminOnly},
 		"low weight":     {func(r *hostagentv1.CreateRequest) { r.Resources = &hostagentv1.Resources{CpuWeight: 10, IoWeight: 100} }, ""},
 		"disk":           {func(r *hostagentv1.CreateRequest) { r.Disks = []*hostagentv1.Disk{{Path: "/dev/sda"}} }, fault.AdminOnly},
 		"tap":            {func(r *hostagentv1.CreateRequest) { r.Networks = []*hostagentv1.Network{{Kind: "tap"}} }, fault.AdminOnly},
