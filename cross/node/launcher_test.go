@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/secexec/secexec/hostagent/launch"
 	"github.com/secexec/secexec/hostkey"
 	"github.com/secexec/secexec/hostkey/hostkeytest"
 	"github.com/secexec/secexec/kernel"
@@ -234,6 +235,17 @@ func TestGuestInUnit(t *testing.T) {
 			if !strings.Contains(status, want) {
 				t.Errorf("no %q in\n%s", want, status)
 			}
+		}
+		// Beside the guest's memory, a shared file here, QEMU takes less than its
+		// unit's allowance.
+		anonymous := regexp.MustCompile(`RssAnon:\s+([0-9]+) kB`).FindStringSubmatch(status)
+		if anonymous == nil {
+			t.Fatalf("no RssAnon in\n%s", status)
+		}
+		kib, err := strconv.Atoi(anonymous[1])
+		t.Logf("QEMU takes %d MiB of its own", kib>>10)
+		if err != nil || kib > launch.OverheadTranslated>>10 {
+			t.Errorf("QEMU takes %s KiB of its own", anonymous[1])
 		}
 		out, _ := m.try("systemd-analyze", "security", "--no-pager", guest)
 		t.Log(out)
