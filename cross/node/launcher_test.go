@@ -236,6 +236,12 @@ func TestGuestInUnit(t *testing.T) {
 				t.Errorf("no %q in\n%s", want, status)
 			}
 		}
+		for _, bound := range []string{"MemoryMax=805306368", "TasksMax=512", "LimitCORE=0", "OOMPolicy=kill", "Slice=secexec.slice"} { // 256 + 512 MiB
+			name, _, _ := strings.Cut(bound, "=")
+			if got := strings.TrimSpace(m.run("systemctl", "show", "-p", name, guest)); got != bound {
+				t.Errorf("the unit has %s, want %s", got, bound)
+			}
+		}
 		// Beside the guest's memory, a shared file here, QEMU takes less than its
 		// unit's allowance.
 		anonymous := regexp.MustCompile(`RssAnon:\s+([0-9]+) kB`).FindStringSubmatch(status)
@@ -264,6 +270,9 @@ func TestGuestInUnit(t *testing.T) {
 	})
 
 	before := m.guestOf("small")
+	if before["unit"] != guest {
+		t.Errorf("the guest's unit is told as %v", before["unit"])
+	}
 	m.run("systemctl", "kill", "--kill-whom=main", "-s", "KILL", "hostagent")
 	m.until("hostagent came back", func() bool { _, err := m.try("secexec", "ps"); return err == nil })
 	if now := strings.TrimSpace(m.run("systemctl", "show", "-P", "MainPID", guest)); now != pid {
@@ -271,13 +280,24 @@ func TestGuestInUnit(t *testing.T) {
 	}
 	m.until("guest is ready again", func() bool { return m.guestOf("small")["state"] == before["state"] })
 
-	m.run("sh", "-c", "kill -SEGV "+pid)
-	m.until("guest failed", func() bool { return m.guestOf("small")["state"] == "failed" })
-	g, _ := json.Marshal(m.guestOf("small"))
-	if !bytes.Contains(g, []byte("signal 11")) {
-		t.Errorf("the adopted QEMU's end is told as %s", g)
+	ended := func(words string) {
+		t.Helper()
+		m.until("guest failed", func() bool { return m.guestOf("small")["state"] == "failed" })
+		if g, _ := json.Marshal(m.guestOf("small")); !bytes.Contains(g, []byte(words)) {
+			t.Errorf("QEMU's end is told as %s, want %q", g, words)
+		}
+		m.until("the unit vanished", func() bool {
+			return strings.TrimSpace(m.run("systemctl", "list-units", "--all", "--no-legend", "secexec-guest-*")) == ""
+		})
 	}
-	m.until("the unit vanished", func() bool {
-		return strings.TrimSpace(m.run("systemctl", "list-units", "--all", "--no-legend", "secexec-guest-*")) == ""
-	})
+	m.run("sh", "-c", "kill -SEGV "+pid)
+	ended("ended: killed by signal 11")
+
+	// Once more, and it ends while no hostagent runs.
+	m.run("secexec", "start", "small")
+	m.run("systemctl", "stop", "hostagent")
+	m.run("systemctl", "kill", "-s", "ABRT", guest)
+	m.until("QEMU ended", func() bool { return strings.TrimSpace(m.run("systemctl", "show", "-P", "SubState", guest)) == "failed" })
+	m.run("systemctl", "start", "hostagent")
+	ended("ended while no hostagent ran: killed by signal 6")
 }
