@@ -29,6 +29,7 @@ type fakeUnits struct {
 	mu    sync.Mutex
 	units map[string]*fakeUnit
 	away  error // answer to each call
+	lost  int   // so many answers to start are lost, though it was done
 }
 
 type fakeUnit struct {
@@ -37,7 +38,7 @@ type fakeUnit struct {
 	cmd         *exec.Cmd
 }
 
-func (f *fakeUnits) start(_ context.Context, unit string, properties []property) error {
+func (f *fakeUnits) start(_ context.Context, unit string, properties []property) (err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.away != nil {
@@ -74,6 +75,10 @@ func (f *fakeUnits) start(_ context.Context, unit string, properties []property)
 	if err := u.cmd.Start(); err != nil {
 		u.state.Sub, u.state.Code, u.state.Status, u.state.Result = "failed", cldExited, 203, "exit-code"
 		return nil
+	}
+	if f.lost > 0 {
+		f.lost--
+		defer func() { err = ErrNoSystemd }()
 	}
 	u.state.MainPID = uint32(u.cmd.Process.Pid)
 	go func() {
@@ -532,6 +537,32 @@ func TestUnitsWithoutSystemd(t *testing.T) {
 	}
 	if got := p.Exit(); got.Signal != syscall.SIGKILL {
 		t.Errorf("exit %+v", got)
+	}
+}
+
+// systemd did start the unit, but broke the connection before it said so: what
+// waits there is cleared away and started again, and nothing else is.
+func TestUnitWhoseStartIsNotAnswered(t *testing.T) {
+	t.Parallel()
+	withPidfd(t)
+	fake := &fakeUnits{units: make(map[string]*fakeUnit), lost: 1}
+	s := &Systemd{fake, os.Args[0], slog.New(slog.DiscardHandler)}
+	spec := unitSpec(t, "sleep")
+	p := startUnit(t, s, spec)
+	unit, _ := UnitName(spec.Name)
+	if err := s.abandon(t.Context(), unit, spec.UUID); !errors.Is(err, ErrRuns) {
+		t.Errorf("what runs is abandoned: %v", err)
+	}
+	select {
+	case <-p.Exited():
+		t.Error("what ran was ended")
+	default:
+	}
+	fake.lost = 2
+	second := unitSpec(t, "sleep")
+	second.Name += "-2"
+	if _, err := s.Start(t.Context(), second); !errors.Is(err, ErrNoSystemd) {
+		t.Errorf("never answered: %v", err)
 	}
 }
 
