@@ -70,7 +70,7 @@ func (m *machine) script(args ...string) (string, error) {
 	defer out.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "../node.sh", append([]string{"-d", m.dir, "-N", m.name}, args...)...)
+	cmd := exec.CommandContext(ctx, "../node.sh", append([]string{"-d", m.dir, "-N", m.name, "-n"}, args...)...)
 	cmd.Stdout, cmd.Stderr = out, out
 	err = cmd.Run()
 	text, readErr := os.ReadFile(out.Name())
@@ -217,7 +217,8 @@ func TestGuestInUnit(t *testing.T) {
 	m.run("chmod", "600", "/root/host/host.key")
 	m.run("systemctl", "start", "hostagent")
 
-	m.run("secexec", "run", "/root/small")
+	m.run("ip", "tuntap", "add", "dev", "tap0", "mode", "tap")
+	m.run("secexec", "run", "--network", "tap=tap0", "/root/small")
 	const guest = "secexec-guest-small.service"
 	pid := strings.TrimSpace(m.run("systemctl", "show", "-P", "MainPID", guest))
 	t.Log(m.run("systemctl", "status", guest))
@@ -263,7 +264,7 @@ func TestGuestInUnit(t *testing.T) {
 			t.Errorf("exposure %s, wants at most 1.5", found[1])
 		}
 		for _, line := range strings.Split(strings.TrimSpace(m.run("sh", "-c", "for f in /proc/"+pid+"/fd/*; do readlink $f; done")), "\n") {
-			if !regexp.MustCompile(`^(/dev/null|/var/lib/secexec/guests/small/\S+|/run/secexec/guests/small/ram.*|socket:.*|pipe:.*|anon_inode:.*)$`).MatchString(line) {
+			if !regexp.MustCompile(`^(/dev/null|/var/lib/secexec/guests/small/\S+|/run/secexec/guests/small/ram.*|/dev/net/tun|socket:.*|pipe:.*|anon_inode:.*)$`).MatchString(line) {
 				t.Errorf("QEMU holds %s", line)
 			}
 		}

@@ -338,7 +338,7 @@ func TestUnitFailures(t *testing.T) {
 		{"hostagent of another kind", "before QEMU ran", func(_ *Spec, s *Systemd) context.Context { s.program = "/bin/false"; return t.Context() }},
 		{"no name", "guest name", func(spec *Spec, _ *Systemd) context.Context { spec.Name = "A b"; return t.Context() }},
 		{"no UUID", "no UUID", func(spec *Spec, _ *Systemd) context.Context { spec.UUID = ""; return t.Context() }},
-		{"too many files", "at most 200", func(spec *Spec, _ *Systemd) context.Context {
+		{"too many files", "at most 240", func(spec *Spec, _ *Systemd) context.Context {
 			spec.Files = make([]*os.File, maxFiles+1)
 			return t.Context()
 		}},
