@@ -132,7 +132,7 @@ func TestLauncher(t *testing.T) {
 	m := newMachine(t)
 	m.copy(goBuild(t, filepath.Join(t.TempDir(), "launch.test"), "", "test", "-c", "../../hostagent/launch"), "/usr/local/bin/launch.test")
 	out := m.run("/usr/local/bin/launch.test", "-test.v", "-test.run", "Unit", "-test.timeout", "4m")
-	if !strings.Contains(out, "--- PASS") || strings.Contains(out, "--- SKIP") {
+	if !strings.Contains(out, "--- PASS: TestUnitOutlivesItsLauncher") { // which runs with a real systemd only
 		t.Errorf("the launcher's tests did not run:\n%s", out)
 	}
 }

@@ -318,6 +318,25 @@ func TestUnitSurroundings(t *testing.T) {
 	}
 }
 
+// A process reaches the devices that it needs, which its user's groups let it, and
+// no other; and it makes no socket.
+func TestUnitDevices(t *testing.T) {
+	t.Parallel()
+	if _, err := os.Stat("/dev/kvm"); err != nil || !inNode() {
+		t.Skip("needs /dev/kvm and a systemd of its own: cross/node runs this test in a node")
+	}
+	s := withUnits(t)
+	spec := unitSpec(t, "device")
+	spec.Needs.Devices = []string{"/dev/kvm"}
+	p := startUnit(t, s, spec)
+	if got := waitExit(t, p); got != (Exit{Known: true}) {
+		t.Errorf("exit %+v", got)
+	}
+	if text, err := os.ReadFile(spec.LogPath); err != nil || string(text) != "/dev/kvm\n" {
+		t.Errorf("reaches %q, %v", text, err)
+	}
+}
+
 func TestUnitFailures(t *testing.T) {
 	t.Parallel()
 	s := withUnits(t)
