@@ -30,6 +30,9 @@ func guestJSON(g *hostagentv1.Guest) map[string]any {
 		out["restart_at"] = time.UnixMilli(g.RestartUnixMs).UTC()
 	}
 	out["disks"], out["networks"] = disksJSON(g.Disks), networksJSON(g.Networks)
+	if g.Unit != "" {
+		out["unit"] = g.Unit
+	}
 	if g.StartedUnixMs != 0 {
 		out["started"] = time.UnixMilli(g.StartedUnixMs).UTC()
 	}
@@ -115,6 +118,9 @@ func newInspect() *cobra.Command {
 				}
 				for _, n := range g.Networks {
 					pairs = append(pairs, "network", networkWords(n))
+				}
+				if g.Unit != "" {
+					pairs = append(pairs, "unit", g.Unit)
 				}
 				if f := g.Failure; f != nil {
 					pairs = append(pairs, "failure", f.Code+": "+f.Message, "remedy", f.Remedy)

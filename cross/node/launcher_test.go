@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/secexec/secexec/hostagent/launch"
 	"github.com/secexec/secexec/hostkey"
 	"github.com/secexec/secexec/hostkey/hostkeytest"
 	"github.com/secexec/secexec/kernel"
@@ -69,7 +70,7 @@ func (m *machine) script(args ...string) (string, error) {
 	defer out.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "../node.sh", append([]string{"-d", m.dir, "-N", m.name}, args...)...)
+	cmd := exec.CommandContext(ctx, "../node.sh", append([]string{"-d", m.dir, "-N", m.name, "-n"}, args...)...)
 	cmd.Stdout, cmd.Stderr = out, out
 	err = cmd.Run()
 	text, readErr := os.ReadFile(out.Name())
@@ -131,7 +132,7 @@ func TestLauncher(t *testing.T) {
 	m := newMachine(t)
 	m.copy(goBuild(t, filepath.Join(t.TempDir(), "launch.test"), "", "test", "-c", "../../hostagent/launch"), "/usr/local/bin/launch.test")
 	out := m.run("/usr/local/bin/launch.test", "-test.v", "-test.run", "Unit", "-test.timeout", "4m")
-	if !strings.Contains(out, "--- PASS") || strings.Contains(out, "--- SKIP") {
+	if !strings.Contains(out, "--- PASS: TestUnitOutlivesItsLauncher") { // which runs with a real systemd only
 		t.Errorf("the launcher's tests did not run:\n%s", out)
 	}
 }
@@ -216,7 +217,8 @@ func TestGuestInUnit(t *testing.T) {
 	m.run("chmod", "600", "/root/host/host.key")
 	m.run("systemctl", "start", "hostagent")
 
-	m.run("secexec", "run", "/root/small")
+	m.run("ip", "tuntap", "add", "dev", "tap0", "mode", "tap")
+	m.run("secexec", "run", "--network", "tap=tap0", "/root/small")
 	const guest = "secexec-guest-small.service"
 	pid := strings.TrimSpace(m.run("systemctl", "show", "-P", "MainPID", guest))
 	t.Log(m.run("systemctl", "status", guest))
@@ -235,6 +237,23 @@ func TestGuestInUnit(t *testing.T) {
 				t.Errorf("no %q in\n%s", want, status)
 			}
 		}
+		for _, bound := range []string{"MemoryMax=805306368", "TasksMax=512", "LimitCORE=0", "OOMPolicy=kill", "Slice=secexec.slice"} { // 256 + 512 MiB
+			name, _, _ := strings.Cut(bound, "=")
+			if got := strings.TrimSpace(m.run("systemctl", "show", "-p", name, guest)); got != bound {
+				t.Errorf("the unit has %s, want %s", got, bound)
+			}
+		}
+		// Beside the guest's memory, a shared file here, QEMU takes less than its
+		// unit's allowance.
+		anonymous := regexp.MustCompile(`RssAnon:\s+([0-9]+) kB`).FindStringSubmatch(status)
+		if anonymous == nil {
+			t.Fatalf("no RssAnon in\n%s", status)
+		}
+		kib, err := strconv.Atoi(anonymous[1])
+		t.Logf("QEMU takes %d MiB of its own", kib>>10)
+		if err != nil || kib > launch.OverheadTranslated>>10 {
+			t.Errorf("QEMU takes %s KiB of its own", anonymous[1])
+		}
 		out, _ := m.try("systemd-analyze", "security", "--no-pager", guest)
 		t.Log(out)
 		found := regexp.MustCompile(`Overall exposure level for \S+: ([0-9.]+)`).FindStringSubmatch(out)
@@ -245,13 +264,16 @@ func TestGuestInUnit(t *testing.T) {
 			t.Errorf("exposure %s, wants at most 1.5", found[1])
 		}
 		for _, line := range strings.Split(strings.TrimSpace(m.run("sh", "-c", "for f in /proc/"+pid+"/fd/*; do readlink $f; done")), "\n") {
-			if !regexp.MustCompile(`^(/dev/null|/var/lib/secexec/guests/small/\S+|/run/secexec/guests/small/ram.*|socket:.*|pipe:.*|anon_inode:.*)$`).MatchString(line) {
+			if !regexp.MustCompile(`^(/dev/null|/var/lib/secexec/guests/small/\S+|/run/secexec/guests/small/ram.*|/dev/net/tun|socket:.*|pipe:.*|anon_inode:.*)$`).MatchString(line) {
 				t.Errorf("QEMU holds %s", line)
 			}
 		}
 	})
 
 	before := m.guestOf("small")
+	if before["unit"] != guest {
+		t.Errorf("the guest's unit is told as %v", before["unit"])
+	}
 	m.run("systemctl", "kill", "--kill-whom=main", "-s", "KILL", "hostagent")
 	m.until("hostagent came back", func() bool { _, err := m.try("secexec", "ps"); return err == nil })
 	if now := strings.TrimSpace(m.run("systemctl", "show", "-P", "MainPID", guest)); now != pid {
@@ -259,13 +281,24 @@ func TestGuestInUnit(t *testing.T) {
 	}
 	m.until("guest is ready again", func() bool { return m.guestOf("small")["state"] == before["state"] })
 
-	m.run("sh", "-c", "kill -SEGV "+pid)
-	m.until("guest failed", func() bool { return m.guestOf("small")["state"] == "failed" })
-	g, _ := json.Marshal(m.guestOf("small"))
-	if !bytes.Contains(g, []byte("signal 11")) {
-		t.Errorf("the adopted QEMU's end is told as %s", g)
+	ended := func(words string) {
+		t.Helper()
+		m.until("guest failed", func() bool { return m.guestOf("small")["state"] == "failed" })
+		if g, _ := json.Marshal(m.guestOf("small")); !bytes.Contains(g, []byte(words)) {
+			t.Errorf("QEMU's end is told as %s, want %q", g, words)
+		}
+		m.until("the unit vanished", func() bool {
+			return strings.TrimSpace(m.run("systemctl", "list-units", "--all", "--no-legend", "secexec-guest-*")) == ""
+		})
 	}
-	m.until("the unit vanished", func() bool {
-		return strings.TrimSpace(m.run("systemctl", "list-units", "--all", "--no-legend", "secexec-guest-*")) == ""
-	})
+	m.run("sh", "-c", "kill -SEGV "+pid)
+	ended("ended: killed by signal 11")
+
+	// Once more, and it ends while no hostagent runs.
+	m.run("secexec", "start", "small")
+	m.run("systemctl", "stop", "hostagent")
+	m.run("systemctl", "kill", "-s", "ABRT", guest)
+	m.until("QEMU ended", func() bool { return strings.TrimSpace(m.run("systemctl", "show", "-P", "SubState", guest)) == "failed" })
+	m.run("systemctl", "start", "hostagent")
+	ended("ended while no hostagent ran: killed by signal 6")
 }

@@ -181,7 +181,7 @@ func (s *Service) show(g store.Guest) *hostagentv1.Guest {
 		out.Move = place(&g)
 	}
 	if g.Process != nil {
-		out.Pid = int32(g.Process.PID)
+		out.Pid, out.Unit = int32(g.Process.PID), g.Process.Unit
 	}
 	for _, stage := range g.Stages {
 		out.Stages = append(out.Stages, &hostagentv1.Stage{Name: stage.Name, Millis: uint64(max(0, stage.Millis)), By: stage.By})

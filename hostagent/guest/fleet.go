@@ -167,6 +167,10 @@ func (f *Fleet) lost(rec *store.Guest, gone error) (failure *fault.Error, told b
 	case !errors.Is(gone, launch.ErrGone):
 		return fault.New(fault.Internal, "guest %s was ended: its QEMU can't be supervised: %w", rec.Name, gone), false
 	}
+	var ended *launch.EndedError
+	if errors.As(gone, &ended) {
+		return fault.New(diedCode(ended.Exit), "QEMU of guest %s ended while no hostagent ran: %s", rec.Name, ended.Exit), false
+	}
 	return fault.New(fault.QEMUDied, "QEMU of guest %s ended while no hostagent ran", rec.Name), false
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/secexec/secexec/hostagent/fault"
+	"github.com/secexec/secexec/hostagent/launch"
 	"github.com/secexec/secexec/hostagent/platform"
 	"github.com/secexec/secexec/hostagent/qemu"
 )
@@ -81,11 +82,7 @@ func (l *life) finish() {
 	case l.reason == "guest-shutdown" || l.reason == "guest-reset":
 		f = fault.New(fault.EndedEarly, "%s", withTail(fmt.Sprintf("guest %s ended before it was ready", name), "its console's last lines", console))
 	default:
-		code := fault.QEMUDied
-		if l.proc.Exit().OOM {
-			code = fault.OutOfMemory
-		}
-		f = fault.New(code, "%s", withTail(fmt.Sprintf("QEMU of guest %s ended: %s", name, l.proc.Exit()), "its last words", filepath.Join(l.g.dir(), qemuLog)))
+		f = fault.New(diedCode(l.proc.Exit()), "%s", withTail(fmt.Sprintf("QEMU of guest %s ended: %s", name, l.proc.Exit()), "its last words", filepath.Join(l.g.dir(), qemuLog)))
 	}
 	l.report(l.g.end(f, l.aborted.Load()))
 }
@@ -98,4 +95,12 @@ func (l *life) reboot() {
 		return
 	}
 	l.next = next
+}
+
+// diedCode is the code of a QEMU that ended against everybody's will.
+func diedCode(exit launch.Exit) fault.Code {
+	if exit.OOM {
+		return fault.OutOfMemory
+	}
+	return fault.QEMUDied
 }

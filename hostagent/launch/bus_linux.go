@@ -127,8 +127,18 @@ func (b *bus) close() {
 	}
 }
 
-// call calls a method and stores its answer.
+// call calls a method and stores its answer. A call that a lost connection cut off
+// (systemd executes itself anew when it is upgraded) is made once more: all but
+// start come to the same then.
 func (b *bus) call(ctx context.Context, path dbus.ObjectPath, method string, answer []any, args ...any) error {
+	err := b.callOnce(ctx, path, method, answer, args...)
+	if errors.Is(err, ErrNoSystemd) && ctx.Err() == nil {
+		err = b.callOnce(ctx, path, method, answer, args...)
+	}
+	return err
+}
+
+func (b *bus) callOnce(ctx context.Context, path dbus.ObjectPath, method string, answer []any, args ...any) error {
 	conn, err := b.connection(ctx)
 	if err != nil {
 		return err
@@ -151,7 +161,7 @@ func (b *bus) start(ctx context.Context, unit string, properties []property) err
 		Properties []property
 	}
 	var job dbus.ObjectPath
-	err := b.call(ctx, managerPath, managerIface+".StartTransientUnit", []any{&job}, unit, "fail", properties, []auxiliary{})
+	err := b.callOnce(ctx, managerPath, managerIface+".StartTransientUnit", []any{&job}, unit, "fail", properties, []auxiliary{})
 	if isError(err, systemdName+".UnitExists") {
 		return errUnitExists
 	}
@@ -176,8 +186,8 @@ func (b *bus) state(ctx context.Context, unit string) (*unitState, error) {
 		if err := v.Store(p.to); err != nil {
 			return nil, fmt.Errorf("read %s of unit %s: %w", p.name, unit, err)
 		}
-		if p.name == "SubState" && !u.ended() && u.Sub != "running" {
-			break // nothing else to know yet
+		if p.name == "MainPID" && !u.ended() {
+			break // how it ended is not known yet
 		}
 	}
 	u.Invocation = hex.EncodeToString(invocation)

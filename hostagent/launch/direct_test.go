@@ -39,6 +39,8 @@ func TestMain(m *testing.M) {
 		os.Exit(7)
 	case "surroundings":
 		surroundings()
+	case "device":
+		reach("/dev/kvm", "/dev/net/tun", "/dev/vsock", "/dev/fuse")
 	case "unit launcher":
 		unitLauncher()
 	case "launcher":
@@ -65,6 +67,21 @@ func surroundings() {
 	what.PID = os.Getpid()
 	what.Dir, _ = os.Getwd()
 	json.NewEncoder(os.Stdout).Encode(what)
+}
+
+// reach tells which files can be opened for writing, and whether a socket can be
+// made.
+func reach(paths ...string) {
+	for _, path := range paths {
+		if f, err := os.OpenFile(path, os.O_RDWR, 0); err == nil {
+			f.Close()
+			fmt.Println(path)
+		}
+	}
+	if fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0); err == nil {
+		unix.Close(fd)
+		fmt.Println("socket")
+	}
 }
 
 // launcher starts a process, tells its identity and waits to be killed.

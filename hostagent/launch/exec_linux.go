@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -19,9 +20,6 @@ const takeOverTimeout = 30 * time.Second
 // takes the descriptors and becomes the program that hostagent hands over through
 // standard input, with no other descriptor open. It returns only if it fails.
 // It runs as the unit's own user, confined already.
-//
-// It makes system calls on bare descriptor numbers alone: what the Go runtime's
-// poller would open could lie where a handed descriptor goes.
 func Exec() error {
 	h, fds, err := takeOver(0, takeOverTimeout)
 	if err != nil {
@@ -70,6 +68,13 @@ func takeOver(socket int, patience time.Duration) (*handover, []int, error) {
 // become puts every descriptor into its place and executes the program. fds says
 // afterwards where they are.
 func become(h *handover, fds []int) error {
+	// A descriptor of the Go runtime's own (its poller) may lie where a handed one
+	// goes, and another thread use it meanwhile. So this thread, which will be the
+	// program's, gets a table of its own.
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_FILES); err != nil {
+		return fmt.Errorf("take the descriptors apart: %w", err)
+	}
 	// Out of the way first: a descriptor may lie in another one's place.
 	above := 3 + h.Files
 	for i := range fds {

@@ -38,7 +38,7 @@ type handover struct {
 const (
 	handoverVersion = 1
 	maxHandover     = 96 << 10
-	maxFiles        = 200
+	maxFiles        = 240
 	maxReport       = 4 << 10
 )
 

@@ -130,7 +130,11 @@ func (s *Systemd) start(ctx context.Context, spec *Spec) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.startUnit(ctx, unit, props); err != nil {
+	err = s.startUnit(ctx, unit, props)
+	if errors.Is(err, ErrNoSystemd) && s.abandon(ctx, unit, spec.UUID) == nil {
+		err = s.startUnit(ctx, unit, props) // systemd executed itself anew in the middle
+	}
+	if err != nil {
 		return nil, err
 	}
 	stdin.Close() // what no process takes is lost with systemd's copy
@@ -168,6 +172,23 @@ func (s *Systemd) startUnit(ctx context.Context, unit string, props []property) 
 			return fmt.Errorf("clear unit %s: %w", unit, context.Cause(ctx))
 		}
 	}
+}
+
+// abandon clears away a unit whose start was not answered, if there is one. A unit
+// that runs more than our waiting process is left alone: it is another's.
+func (s *Systemd) abandon(ctx context.Context, unit, uuid string) error {
+	state, err := s.units.state(ctx, unit)
+	if err != nil || state.ended() {
+		return err
+	}
+	if state.MainPID != 0 {
+		cmdline, err := readSmall(procFile(int(state.MainPID), "cmdline"), maxCmdline)
+		argv := splitArgs(cmdline)
+		if err == nil && (len(argv) != 4 || argv[1] != "exec" || argv[3] != uuid) {
+			return ErrRuns
+		}
+	}
+	return s.clear(ctx, unit)
 }
 
 // handOver sends what the unit's process is to become and waits until it has.

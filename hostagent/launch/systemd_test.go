@@ -29,6 +29,7 @@ type fakeUnits struct {
 	mu    sync.Mutex
 	units map[string]*fakeUnit
 	away  error // answer to each call
+	lost  int   // so many answers to start are lost, though it was done
 }
 
 type fakeUnit struct {
@@ -37,7 +38,7 @@ type fakeUnit struct {
 	cmd         *exec.Cmd
 }
 
-func (f *fakeUnits) start(_ context.Context, unit string, properties []property) error {
+func (f *fakeUnits) start(_ context.Context, unit string, properties []property) (err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.away != nil {
@@ -74,6 +75,10 @@ func (f *fakeUnits) start(_ context.Context, unit string, properties []property)
 	if err := u.cmd.Start(); err != nil {
 		u.state.Sub, u.state.Code, u.state.Status, u.state.Result = "failed", cldExited, 203, "exit-code"
 		return nil
+	}
+	if f.lost > 0 {
+		f.lost--
+		defer func() { err = ErrNoSystemd }()
 	}
 	u.state.MainPID = uint32(u.cmd.Process.Pid)
 	go func() {
@@ -313,6 +318,25 @@ func TestUnitSurroundings(t *testing.T) {
 	}
 }
 
+// A process reaches the devices that it needs, which its user's groups let it, and
+// no other; and it makes no socket.
+func TestUnitDevices(t *testing.T) {
+	t.Parallel()
+	if _, err := os.Stat("/dev/kvm"); err != nil || !inNode() {
+		t.Skip("needs /dev/kvm and a systemd of its own: cross/node runs this test in a node")
+	}
+	s := withUnits(t)
+	spec := unitSpec(t, "device")
+	spec.Needs.Devices = []string{"/dev/kvm"}
+	p := startUnit(t, s, spec)
+	if got := waitExit(t, p); got != (Exit{Known: true}) {
+		t.Errorf("exit %+v", got)
+	}
+	if text, err := os.ReadFile(spec.LogPath); err != nil || string(text) != "/dev/kvm\n" {
+		t.Errorf("reaches %q, %v", text, err)
+	}
+}
+
 func TestUnitFailures(t *testing.T) {
 	t.Parallel()
 	s := withUnits(t)
@@ -333,7 +357,7 @@ func TestUnitFailures(t *testing.T) {
 		{"hostagent of another kind", "before QEMU ran", func(_ *Spec, s *Systemd) context.Context { s.program = "/bin/false"; return t.Context() }},
 		{"no name", "guest name", func(spec *Spec, _ *Systemd) context.Context { spec.Name = "A b"; return t.Context() }},
 		{"no UUID", "no UUID", func(spec *Spec, _ *Systemd) context.Context { spec.UUID = ""; return t.Context() }},
-		{"too many files", "at most 200", func(spec *Spec, _ *Systemd) context.Context {
+		{"too many files", "at most 240", func(spec *Spec, _ *Systemd) context.Context {
 			spec.Files = make([]*os.File, maxFiles+1)
 			return t.Context()
 		}},
@@ -503,7 +527,10 @@ func TestUnitsWithoutSystemd(t *testing.T) {
 	spec := unitSpec(t, "sleep")
 	p := startUnit(t, s, spec)
 	if b, ok := s.units.(*bus); ok {
-		b.conn.Close() // as if systemd had executed itself anew
+		b.conn.Close()
+		if out, err := exec.Command("systemctl", "daemon-reexec").CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
 	} else {
 		fake := s.units.(*fakeUnits)
 		fake.mu.Lock()
@@ -529,6 +556,32 @@ func TestUnitsWithoutSystemd(t *testing.T) {
 	}
 	if got := p.Exit(); got.Signal != syscall.SIGKILL {
 		t.Errorf("exit %+v", got)
+	}
+}
+
+// systemd did start the unit, but broke the connection before it said so: what
+// waits there is cleared away and started again, and nothing else is.
+func TestUnitWhoseStartIsNotAnswered(t *testing.T) {
+	t.Parallel()
+	withPidfd(t)
+	fake := &fakeUnits{units: make(map[string]*fakeUnit), lost: 1}
+	s := &Systemd{fake, os.Args[0], slog.New(slog.DiscardHandler)}
+	spec := unitSpec(t, "sleep")
+	p := startUnit(t, s, spec)
+	unit, _ := UnitName(spec.Name)
+	if err := s.abandon(t.Context(), unit, spec.UUID); !errors.Is(err, ErrRuns) {
+		t.Errorf("what runs is abandoned: %v", err)
+	}
+	select {
+	case <-p.Exited():
+		t.Error("what ran was ended")
+	default:
+	}
+	fake.lost = 2
+	second := unitSpec(t, "sleep")
+	second.Name += "-2"
+	if _, err := s.Start(t.Context(), second); !errors.Is(err, ErrNoSystemd) {
+		t.Errorf("never answered: %v", err)
 	}
 }
 
