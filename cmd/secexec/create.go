@@ -15,10 +15,11 @@ import (
 
 // guestFlags are what run and create say of a guest to be.
 type guestFlags struct {
-	request hostagentv1.CreateRequest
-	devices deviceFlags
-	restart string
-	window  time.Duration
+	request   hostagentv1.CreateRequest
+	devices   deviceFlags
+	resources hostagentv1.Resources
+	restart   string
+	window    time.Duration
 }
 
 func (f *guestFlags) add(cmd *cobra.Command) {
@@ -31,6 +32,10 @@ func (f *guestFlags) add(cmd *cobra.Command) {
 	flags.DurationVar(&f.window, "restart-window", 0, "how long N restarts have to last (default 10m)")
 	flags.BoolVar(&f.request.Autostart, "autostart", false, "start the guest when the node boots, too")
 	flags.Uint32Var(&f.request.Order, "order", 0, "among those started at boot: after all of a lower order are ready")
+	r := &f.resources
+	flags.Uint32Var(&r.CpuWeight, "cpu-weight", 0, "share of the node's CPUs, 1 to 10000, as systemd counts (default 100)")
+	flags.Uint32Var(&r.CpuPercent, "cpu-quota", 0, "per cent of one CPU at most, such as 150 (default: no limit)")
+	flags.Uint32Var(&r.IoWeight, "io-weight", 0, "share of the node's disks, 1 to 10000 (default 100)")
 	f.devices.add(cmd)
 }
 
@@ -39,6 +44,9 @@ func (f *guestFlags) of(agent *agentFlags, bundle string) (*hostagentv1.CreateRe
 	var err error
 	if f.request.Bundle, err = agent.path(bundle); err != nil {
 		return nil, fmt.Errorf("find bundle: %w", err)
+	}
+	if f.resources.CpuWeight > 0 || f.resources.CpuPercent > 0 || f.resources.IoWeight > 0 {
+		f.request.Resources = &f.resources
 	}
 	if f.request.Restart, err = parseRestart(f.restart, f.window); err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -23,6 +24,9 @@ func guestJSON(g *hostagentv1.Guest) map[string]any {
 		"pid": g.Pid, "created": time.UnixMilli(g.CreatedUnixMs).UTC(), "memory_mib": g.MemoryMib, "cpus": g.Cpus,
 		"image_id": g.ImageId, "identity": g.Identity, "autostart": g.Autostart, "order": g.Order, "restarts": g.Restarts,
 	}
+	if r := g.Resources; r != nil {
+		out["resources"] = map[string]any{"cpu_weight": r.CpuWeight, "cpu_percent": r.CpuPercent, "io_weight": r.IoWeight}
+	}
 	if r := g.Restart; r != nil {
 		out["restart"] = map[string]any{"policy": r.Policy, "limit": r.Limit, "window_s": r.WindowS}
 	}
@@ -43,6 +47,20 @@ func guestJSON(g *hostagentv1.Guest) map[string]any {
 		out["failure"] = map[string]string{"code": f.Code, "message": f.Message, "remedy": f.Remedy}
 	}
 	return out
+}
+
+// resourceWords leaves out what is systemd's default.
+func resourceWords(r *hostagentv1.Resources) string {
+	var words []string
+	for _, part := range []struct {
+		format string
+		value  uint32
+	}{{"CPU weight %d", r.CpuWeight}, {"CPU quota %d%%", r.CpuPercent}, {"I/O weight %d", r.IoWeight}} {
+		if part.value > 0 {
+			words = append(words, fmt.Sprintf(part.format, part.value))
+		}
+	}
+	return strings.Join(words, ", ")
 }
 
 func newPs() *cobra.Command {
@@ -112,6 +130,9 @@ func newInspect() *cobra.Command {
 				}
 				if g.Autostart {
 					pairs = append(pairs, "autostart", fmt.Sprintf("order %d", g.Order))
+				}
+				if r := g.Resources; r != nil {
+					pairs = append(pairs, "resources", resourceWords(r))
 				}
 				for _, d := range g.Disks {
 					pairs = append(pairs, "disk", diskWords(d))

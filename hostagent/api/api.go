@@ -53,7 +53,7 @@ func (s *Service) Create(ctx context.Context, r *hostagentv1.CreateRequest) (*ho
 	}
 	request := guest.Request{
 		Name: r.Name, Bundle: r.Bundle, MemoryMiB: int(r.MemoryMib), CPUs: int(r.Cpus), ID: r.RequestId, Loadparm: r.Loadparm,
-		Restart: restart, Autostart: r.Autostart, Order: r.Order, Disks: disksOf(r.Disks), Networks: networksOf(r.Networks),
+		Restart: restart, Autostart: r.Autostart, Order: r.Order, Disks: disksOf(r.Disks), Networks: networksOf(r.Networks), Resources: resourcesOf(r.Resources),
 	}
 	done, err := s.forCaller(CallerOf(ctx), r, &request)
 	if err != nil {
@@ -174,6 +174,7 @@ func (s *Service) show(g store.Guest) *hostagentv1.Guest {
 		out.Image = g.Image
 	}
 	out.Disks, out.Networks = showDisks(g.Disks), showNetworks(g.Networks)
+	out.Resources = showResources(g.Resources)
 	if !g.Started.IsZero() {
 		out.StartedUnixMs = g.Started.UnixMilli()
 	}

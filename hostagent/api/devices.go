@@ -63,3 +63,17 @@ func showNetworks(networks []store.Network) (out []*hostagentv1.Network) {
 	}
 	return out
 }
+
+func resourcesOf(r *hostagentv1.Resources) *store.Resources {
+	if r == nil {
+		return nil
+	}
+	return &store.Resources{CPUWeight: r.CpuWeight, CPUPercent: r.CpuPercent, IOWeight: r.IoWeight}
+}
+
+func showResources(r *store.Resources) *hostagentv1.Resources {
+	if r == nil {
+		return nil
+	}
+	return &hostagentv1.Resources{CpuWeight: r.CPUWeight, CpuPercent: r.CPUPercent, IoWeight: r.IOWeight}
+}

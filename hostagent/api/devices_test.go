@@ -60,3 +60,12 @@ func TestDevicesAreBounded(t *testing.T) {
 		}
 	}
 }
+
+func TestResources(t *testing.T) {
+	t.Parallel()
+	for _, r := range []*store.Resources{nil, {}, {CPUWeight: 10, CPUPercent: 150, IOWeight: 1}} {
+		if got := resourcesOf(showResources(r)); !reflect.DeepEqual(got, r) {
+			t.Errorf("%+v becomes %+v", r, got)
+		}
+	}
+}

@@ -124,3 +124,15 @@ func TestAttachRefusals(t *testing.T) {
 		})
 	}
 }
+
+func TestCheckResources(t *testing.T) {
+	t.Parallel()
+	for r, ok := range map[store.Resources]bool{
+		{}: true, {CPUWeight: 10_000, CPUPercent: 24_800, IOWeight: 10_000}: true,
+		{CPUWeight: 10_001}: false, {CPUPercent: 24_801}: false, {IOWeight: 1 << 31}: false,
+	} {
+		if err := checkResources(&r); (err == nil) != ok || err != nil && fault.As(err).Code != fault.BadRequest {
+			t.Errorf("%+v: %v", r, err)
+		}
+	}
+}

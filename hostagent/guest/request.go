@@ -29,6 +29,8 @@ type Request struct {
 	Autostart bool
 	Order     uint32
 
+	Resources *store.Resources // nil: the node's defaults
+
 	Disks    []store.Disk    // beside the bundle's own, by Path; what is empty has a default, a serial too
 	Networks []store.Network // without a MAC: qemu.MAC's of the guest's UUID
 }
@@ -42,7 +44,7 @@ func record(m *bundle.Manifest, r Request) (*store.Guest, error) {
 		Name: r.Name, UUID: newUUID(), State: string(Created), ImageID: m.Image.ID, Identity: m.Identity, Image: m.Image.File, Boot: m.Boot, Loadparm: r.Loadparm,
 		MemoryMiB: r.MemoryMiB, CPUs: r.CPUs, Request: r.ID, Created: time.Now().UTC(),
 		Owner: r.Owner, DiskBytes: partsSize(m),
-		Restart: r.Restart, Autostart: r.Autostart, Order: r.Order,
+		Restart: r.Restart, Autostart: r.Autostart, Order: r.Order, Resources: r.Resources,
 	}
 	if rec.Name == "" {
 		rec.Name = m.Name
@@ -58,6 +60,9 @@ func record(m *bundle.Manifest, r Request) (*store.Guest, error) {
 	}
 	if rec.MemoryMiB < 64 || rec.MemoryMiB > qemu.MaxMemoryMiB || rec.CPUs < 1 || rec.CPUs > qemu.MaxCPUs {
 		return nil, fault.New(fault.BadRequest, "guest %s can't have %d MiB of memory and %d CPUs", rec.Name, rec.MemoryMiB, rec.CPUs)
+	}
+	if err := checkResources(r.Resources); err != nil {
+		return nil, err
 	}
 	if r.Loadparm != "" && m.Boot != bundle.BootDisk {
 		return nil, fault.New(fault.BadRequest, "guest %s does not boot from a disk: it has no boot menu to choose from by a loadparm", rec.Name)
@@ -83,4 +88,18 @@ func newUUID() string {
 	b[6] = b[6]&0x0f | 0x40 // version 4, RFC 9562
 	b[8] = b[8]&0x3f | 0x80
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
+
+// Bounds of a guest's resources, systemd's.
+const (
+	maxWeight     = 10_000
+	maxCPUPercent = 100 * qemu.MaxCPUs
+)
+
+// checkResources refuses what systemd would.
+func checkResources(r *store.Resources) error {
+	if r != nil && (r.CPUWeight > maxWeight || r.IOWeight > maxWeight || r.CPUPercent > maxCPUPercent) {
+		return fault.New(fault.BadRequest, "CPU weight %d, CPU quota %d %% and I/O weight %d: weights are 1 to %d, the quota at most %d %%", r.CPUWeight, r.CPUPercent, r.IOWeight, maxWeight, maxCPUPercent)
+	}
+	return nil
 }
