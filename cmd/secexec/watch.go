@@ -115,6 +115,11 @@ func eventWords(before *hostagentv1.Guest, e *hostagentv1.Event) string {
 	switch {
 	case e.Deleted:
 		return "removed"
+	case before != nil && before.Move.GetPhase() != g.Move.GetPhase():
+		if g.Move == nil {
+			return "stays: the move has ended"
+		}
+		return moveWords(g.Move)
 	case g.Failure != nil:
 		return g.State + " (" + g.Failure.Code + "): " + g.Failure.Message
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/secexec/secexec/hostagent/fault"
 	"github.com/secexec/secexec/hostagent/guest"
+	"github.com/secexec/secexec/hostagent/journal"
 	"github.com/secexec/secexec/hostagent/move"
 	"github.com/secexec/secexec/hostagent/store"
 	"github.com/secexec/secexec/proto/hostagent/v1"
@@ -113,7 +114,7 @@ func (s *Mover) Leave(ctx context.Context, r *hostagentv1.LeaveRequest) (*hostag
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	s.Fleet.Log.Info("guest leaves", "guest", r.Name, "to", r.Peer, "move", id)
+	s.tell(r.Name, move.Leaving, r.Peer, id)
 	return &hostagentv1.LeaveResponse{Id: id}, nil
 }
 
@@ -136,6 +137,9 @@ func (s *Mover) arrive(ctx context.Context, r *hostagentv1.ArriveRequest) (*stor
 			return nil, &fault.Error{Code: fault.Code(v.Failure.Code), Message: v.Failure.Message, Remedy: v.Failure.Remedy}
 		}
 	}
+	for _, size := range sizes {
+		rec.DiskBytes += size
+	}
 	if r.OwnerUid != nil {
 		rec.Owner = *r.OwnerUid
 	}
@@ -153,7 +157,7 @@ func (s *Mover) arrive(ctx context.Context, r *hostagentv1.ArriveRequest) (*stor
 	if is.Move.Phase == move.Arriving {
 		err = g.MakeRoom(r.Id, sizes)
 	}
-	s.Fleet.Log.Info("guest arrives", "guest", rec.Name, "from", r.Peer, "move", r.Id)
+	s.tell(rec.Name, is.Move.Phase, r.Peer, r.Id)
 	return is.Move, err
 }
 
@@ -181,7 +185,7 @@ func (s *Mover) Give(ctx context.Context, r *hostagentv1.GiveRequest) (*hostagen
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	s.Fleet.Log.Info("guest given to another node", "guest", r.Name, "to", rec.Move.Peer, "move", r.Id)
+	s.tell(r.Name, move.Given, place(&rec).Peer, r.Id)
 	return &hostagentv1.GiveResponse{Key: key, Copy: r.Copy}, nil
 }
 
@@ -197,7 +201,8 @@ func (s *Mover) Take(_ context.Context, r *hostagentv1.TakeRequest) (*hostagentv
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	s.Fleet.Log.Info("guest taken over from another node", "guest", r.Name, "move", move.ID(r.Key))
+	rec := g.Snapshot()
+	s.tell(r.Name, move.Taken, place(&rec).Peer, move.ID(r.Key))
 	return &hostagentv1.TakeResponse{}, nil
 }
 
@@ -206,7 +211,7 @@ func (s *Mover) Bury(ctx context.Context, r *hostagentv1.BuryRequest) (*hostagen
 	if err := s.Fleet.Bury(ctx, r.Name, r.Id, r.Keep); err != nil {
 		return nil, toStatus(err)
 	}
-	s.Fleet.Log.Info("guest is gone", "guest", r.Name, "move", r.Id, "kept", r.Keep)
+	s.tell(r.Name, move.Gone, "", r.Id)
 	return &hostagentv1.BuryResponse{}, nil
 }
 
@@ -215,6 +220,11 @@ func (s *Mover) Cancel(ctx context.Context, r *hostagentv1.CancelRequest) (*host
 	if err := s.Fleet.CancelMove(ctx, r.Name, r.Id, r.Lost); err != nil {
 		return nil, toStatus(err)
 	}
-	s.Fleet.Log.Warn("move cancelled", "guest", r.Name, "move", r.Id, "lost", r.Lost)
+	s.tell(r.Name, "cancelled", "", r.Id)
 	return &hostagentv1.CancelResponse{}, nil
+}
+
+// tell logs how far a move is.
+func (s *Mover) tell(name, phase, peer, id string) {
+	s.Fleet.Log.Info("guest moves", journal.Moving, "guest", name, "phase", phase, "peer", peer, "move", id)
 }

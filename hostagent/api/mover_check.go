@@ -31,6 +31,9 @@ func (s *Mover) Check(ctx context.Context, r *hostagentv1.CheckRequest) (*hostag
 	if rec == nil {
 		return out, nil
 	}
+	if r.Start {
+		out.Verdicts = append(out.Verdicts, verdict("room", s.room(rec), "beside the guests that run"))
+	}
 	name := verdict("name", nil, "free")
 	if g, err := s.Fleet.Get(rec.Name); err == nil {
 		there := g.Snapshot()
@@ -80,9 +83,8 @@ func (s *Mover) look(ctx context.Context, o *hostagentv1.MoveOffer) (out []*host
 		add("node", fault.New(fault.Node, "%w", err), "")
 	} else {
 		add("node", nil, "QEMU "+facts.QEMU.String())
-		add("memory", over(rec.MemoryMiB > facts.MemoryMiB, "guest %s needs %d MiB of memory, the node has %d", rec.Name, rec.MemoryMiB, facts.MemoryMiB),
-			fmt.Sprintf("%d of %d MiB", rec.MemoryMiB, facts.MemoryMiB))
 	}
+	add("size", s.Fleet.Fits(rec), fmt.Sprintf("%d MiB of memory, %d CPUs", rec.MemoryMiB, rec.CPUs))
 	out = append(out, s.spaceVerdict(rec, o.Files), networkVerdict(rec))
 	for _, g := range s.Fleet.List() {
 		if other := g.Snapshot(); other.UUID == rec.UUID && other.Name != rec.Name {
@@ -90,6 +92,14 @@ func (s *Mover) look(ctx context.Context, o *hostagentv1.MoveOffer) (out []*host
 		}
 	}
 	return out, rec, sizes
+}
+
+func (s *Mover) room(rec *store.Guest) error {
+	err := s.Fleet.Room(rec.MemoryMiB, rec.CPUs)
+	if f := fault.As(err); err != nil && f.Code == fault.TooLarge { // told as its size
+		return nil
+	}
+	return err
 }
 
 // slotVerdict tells whether any of an image's key slots is for this node.

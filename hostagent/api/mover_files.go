@@ -171,6 +171,9 @@ func (s *Mover) Seal(ctx context.Context, r *hostagentv1.SealRequest, stream hos
 	if err != nil {
 		return toStatus(err)
 	}
+	if arriving {
+		s.tell(r.Name, move.Arrived, rec.Move.Peer, r.Id)
+	}
 	return stream.Send(&hostagentv1.SealProgress{Done: total, Total: total, Digest: sum[:]})
 }
 
@@ -257,12 +260,8 @@ func (s *Mover) admitArrived(g *guest.Guest) error {
 		return fault.New(fault.Storage, "open image of guest %s: %w", rec.Name, err)
 	}
 	defer d.Close()
-	slots, err := keySlots(d)
-	if err != nil {
-		return fault.New(fault.Bundle, "read image of guest %s: %w", rec.Name, err)
-	}
-	if v := s.slotVerdict(slots); !v.Ok {
-		return &fault.Error{Code: fault.Code(v.Failure.Code), Message: v.Failure.Message, Remedy: v.Failure.Remedy}
+	if err := g.AdmitCopy(); err != nil {
+		return err
 	}
 	if err := d.Chmod(0o400); err != nil {
 		return fault.New(fault.Storage, "close image of guest %s: %w", rec.Name, err)

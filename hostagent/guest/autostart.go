@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/secexec/secexec/hostagent/fault"
+	"github.com/secexec/secexec/hostagent/move"
 	"github.com/secexec/secexec/hostagent/store"
 )
 
@@ -28,7 +29,7 @@ func BootID() string {
 // decided otherwise.
 func (f *Fleet) due(rec *store.Guest) bool {
 	inTurn := State(rec.State) == Waiting && rec.RestartAt.IsZero()
-	return inTurn || rec.Autostart && rec.BootID != f.Boot
+	return !move.Fenced(rec) && (inTurn || rec.Autostart && rec.BootID != f.Boot)
 }
 
 // queue makes a guest wait for its turn.

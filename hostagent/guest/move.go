@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/secexec/secexec/bundle"
 	"github.com/secexec/secexec/hostagent/fault"
 	"github.com/secexec/secexec/hostagent/move"
 	"github.com/secexec/secexec/hostagent/store"
@@ -175,6 +176,37 @@ func (g *Guest) MovedFile(id, file string, write bool) (*move.Disk, error) {
 		return nil, fault.New(fault.Storage, "open file of guest %s: %w", rec.Name, err)
 	}
 	return d, nil
+}
+
+// Fits refuses a guest that this node has not enough for.
+func (f *Fleet) Fits(rec *store.Guest) error {
+	limits, err := f.Platform.Limits()
+	if err != nil {
+		return fault.New(fault.Node, "%w", err)
+	}
+	return f.fits(rec, limits)
+}
+
+// Room refuses a guest of this size if it could not be started now, beside those
+// that run.
+func (f *Fleet) Room(memoryMiB, cpus int) error {
+	probe := &store.Guest{MemoryMiB: memoryMiB, CPUs: cpus, Boot: bundle.BootDisk} // without files to look at, and no guest's name
+	err := f.admitStart(probe)
+	f.admission.Lock()
+	defer f.admission.Unlock()
+	delete(f.claims, probe.Name)
+	return err
+}
+
+// AdmitCopy refuses a guest whose image, as it has arrived, this node could
+// never start.
+func (g *Guest) AdmitCopy() error {
+	limits, err := g.fleet.Platform.Limits()
+	if err != nil {
+		return fault.New(fault.Node, "%w", err)
+	}
+	rec := g.Snapshot()
+	return g.fleet.admitAgain(&rec, limits)
 }
 
 // Dir is the guest's folder.

@@ -29,6 +29,7 @@ var (
 	Deleted    = event("3ea8cde1d6f246f28af97422f34d9a36", "guest-deleted")
 	Restarted  = event("2220e4f86f45435e8bd996bee45a68ea", "guest-restarted")
 	Adopted    = event("2b40775a0bac49648b68954c00f54d15", "guest-adopted")
+	Moving     = event("b22ac097a0cc42dcadf63f072a5b4024", "guest-moving")
 	NoMonitor  = event("52e1fd8b01b444d9b581c004d345159e", "guest-without-monitor")
 	Settled    = event("0c800db83e0348ecb0e7d4a2d46bef60", "guest-settled")
 	Unsettled  = event("a4c2e67865d64d36b93fbc8149f60c24", "guest-not-settled")
@@ -47,7 +48,7 @@ var (
 func Events() []Event {
 	var out []Event
 	for _, a := range []slog.Attr{
-		Serving, Ending, State, Failed, Deleted, Restarted, Adopted, NoMonitor, Settled, Unsettled, Damaged, Refused,
+		Serving, Ending, State, Failed, Deleted, Restarted, Adopted, Moving, NoMonitor, Settled, Unsettled, Damaged, Refused,
 		TurnedAway, SlowReader, NodeUnfit, NodeFit, Problem, Recovered, Stuck,
 	} {
 		out = append(out, a.Value.Any().(Event))

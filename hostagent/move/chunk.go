@@ -156,10 +156,37 @@ func WriteChunk(f File, offset int64, data []byte, want Digest) error {
 	if digest(data) != want {
 		return fault.New(fault.Altered, "chunk at %d was changed on its way", offset)
 	}
-	if _, err := f.WriteAt(data, offset); err != nil {
-		return fault.New(fault.Storage, "write chunk: %w", err)
+	for len(data) > 0 {
+		n, zero := run(data)
+		var err error
+		if zero { // a hole stays one, or the copy would need more room than the file
+			err = clear(f, offset, offset+int64(n))
+		} else {
+			_, err = f.WriteAt(data[:n], offset)
+		}
+		if err != nil {
+			return fault.New(fault.Storage, "write chunk: %w", err)
+		}
+		data, offset = data[n:], offset+int64(n)
 	}
 	return nil
+}
+
+// blockSize is what file systems make holes of.
+const blockSize = 4096
+
+// run is how many bytes at the beginning are in blocks that are all zero, or in
+// ones that are not.
+func run(data []byte) (n int, zero bool) {
+	for n < len(data) {
+		end := min(n+blockSize, len(data))
+		is := string(data[n:end]) == string(zeros[:end-n])
+		if n > 0 && is != zero {
+			break
+		}
+		n, zero = end, is
+	}
+	return n, zero
 }
 
 // digestAt digests the chunk at an offset, a hole without reading it.

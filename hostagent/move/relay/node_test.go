@@ -47,9 +47,19 @@ func (host) Configure(c *qemu.Config)             { c.Accel, c.CPU = "tcg", "max
 
 // launcher starts nothing and knows how often it was asked.
 type launcher struct {
+	adopts bool // what ran goes on
+
 	mu     sync.Mutex
 	starts int
 }
+
+// process is one that runs on.
+type process struct{ id launch.Identity }
+
+func (p process) Identity() launch.Identity  { return p.id }
+func (p process) Exited() <-chan struct{}    { return nil }
+func (p process) Exit() launch.Exit          { return launch.Exit{} }
+func (p process) Kill(context.Context) error { return nil }
 
 func (l *launcher) Start(context.Context, launch.Spec) (launch.Process, error) {
 	l.mu.Lock()
@@ -58,7 +68,10 @@ func (l *launcher) Start(context.Context, launch.Spec) (launch.Process, error) {
 	return nil, errors.New("this launcher starts nothing")
 }
 
-func (l *launcher) Adopt(context.Context, launch.Identity) (launch.Process, error) {
+func (l *launcher) Adopt(_ context.Context, id launch.Identity) (launch.Process, error) {
+	if l.adopts {
+		return process{id}, nil
+	}
 	return nil, launch.ErrGone
 }
 
@@ -117,6 +130,7 @@ type node struct {
 	dir      string
 	host     host
 	launcher *launcher
+	capacity guest.Capacity
 	at       int // see records
 	before   bool
 
@@ -183,7 +197,7 @@ func newNode(t *testing.T, n int) *node {
 		}
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	x := &node{t: t, dir: dir, host: host{hash: hashes[n]}, launcher: &launcher{}}
+	x := &node{t: t, dir: dir, host: host{hash: hashes[n]}, launcher: &launcher{}, capacity: guest.Capacity{MemoryMiB: 1000, Ratio: 1, CPUs: 4}}
 	x.start()
 	t.Cleanup(x.stop)
 	return x
@@ -219,6 +233,7 @@ func (n *node) start() {
 	log := slog.New(slog.DiscardHandler)
 	fleet, err := guest.NewFleet(n.t.Context(), guest.Options{
 		Store: r, Launcher: n.launcher, Platform: n.host, Hub: guest.NewHub(), Log: log, QEMU: program, Runtime: n.dir, ReadyTimeout: time.Minute,
+		Capacity: n.capacity,
 	})
 	if err != nil {
 		n.t.Fatal(err)
@@ -233,16 +248,16 @@ func (n *node) start() {
 		n.t.Fatal(err)
 	}
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	serving, stop := context.WithCancel(context.WithoutCancel(n.t.Context()))
 	served := make(chan struct{})
-	ctx, cancel := context.WithCancel(context.WithoutCancel(n.t.Context()))
 	go func() {
 		defer close(served)
-		_ = api.NewGate(server, log).Serve(ctx, l, api.Admission{Admins: -1, Tenants: -1}.Unix)
+		_ = api.NewGate(server, log).Serve(serving, l, api.Admission{Admins: -1, Tenants: -1}.Unix)
 	}()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.records, n.fleet, n.closed = r, fleet, false
-	n.shut = func() { cancel(); l.Close(); server.Close(); <-served }
+	n.shut = func() { stop(); server.Close(); <-served }
 }
 
 // stop ends the node; nothing that it does from now on reaches its disk's

@@ -67,7 +67,7 @@ func (m *Move) Verdicts(ctx context.Context) ([]*hostagentv1.MoveVerdict, error)
 	default:
 		return nil, fault.New(fault.Moving, "guest %s is %s in a move with %s already", m.Guest, p.Phase, p.Peer)
 	}
-	check, err := m.Target.Check(ctx, &hostagentv1.CheckRequest{Offer: offer})
+	check, err := m.Target.Check(ctx, &hostagentv1.CheckRequest{Offer: offer, Start: m.Start != nil})
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +148,7 @@ func (m *Move) bury(ctx context.Context, id string) error {
 
 // transfer brings a complete copy to the target.
 func (m *Move) transfer(ctx context.Context, offer *hostagentv1.MoveOffer, sum *Summary) (id, copy string, digest []byte, err error) {
-	check, err := m.Target.Check(ctx, &hostagentv1.CheckRequest{Offer: offer})
+	check, err := m.Target.Check(ctx, &hostagentv1.CheckRequest{Offer: offer, Start: m.Start != nil})
 	if err != nil {
 		return "", "", nil, err
 	}

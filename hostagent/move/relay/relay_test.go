@@ -11,6 +11,7 @@ import (
 
 	"github.com/secexec/secexec/hostagent/client"
 	"github.com/secexec/secexec/hostagent/fault"
+	"github.com/secexec/secexec/hostagent/launch"
 	"github.com/secexec/secexec/hostagent/move"
 	"github.com/secexec/secexec/hostagent/store"
 	"github.com/secexec/secexec/proto/hostagent/v1"
@@ -28,7 +29,8 @@ func TestRefusedBeforehand(t *testing.T) {
 		"no key slot":     {target: func(n *node) { n.host.hash = [32]byte{1} }, want: "key slot H202"},
 		"unprotected":     {source: func(n *node) { n.host.protected = true }, want: "platform H240"},
 		"name taken":      {target: func(n *node) { n.put(files(9)); other(n) }, want: "name H203"},
-		"too large":       {guest: func(g *store.Guest) { g.MemoryMiB = 4 << 20 }, want: "memory H240"},
+		"too large":       {guest: func(g *store.Guest) { g.MemoryMiB = 4 << 20 }, want: "size H227"},
+		"no room":         {target: func(n *node) { n.crowd() }, want: "room H228"},
 		"no interface":    {guest: func(g *store.Guest) { g.Networks[0] = store.Network{Kind: "tap", Tap: "absent0"} }, want: "network H240"},
 		"unknown network": {guest: func(g *store.Guest) { g.Networks[0].Kind = "vde" }, want: "record H240"},
 	} {
@@ -49,6 +51,7 @@ func TestRefusedBeforehand(t *testing.T) {
 			before := dst.record()
 			w := &wire{}
 			m := over(src, dst, w)
+			m.Start = func(context.Context) error { t.Error("the guest was started"); return nil }
 			m.Stop = func(context.Context) error { t.Error("the guest was stopped"); return nil }
 			verdicts, err := m.Verdicts(t.Context())
 			if got := strings.Join(failed(verdicts), ", "); err != nil || got != c.want {
@@ -68,6 +71,19 @@ func TestRefusedBeforehand(t *testing.T) {
 			}
 		})
 	}
+}
+
+// crowd makes all of the node's memory another guest's, which runs.
+func (n *node) crowd() {
+	n.t.Helper()
+	n.stop()
+	st := n.open()
+	rec := &store.Guest{Name: "big", UUID: "00000000-8c86-4a2f-9d3c-3d2f1e0a9b8c", State: "running", MemoryMiB: 1000, CPUs: 1, Process: &launch.Identity{PID: 1}}
+	if err := errors.Join(os.MkdirAll(st.Dir("big"), 0o700), st.Save(rec), st.Close()); err != nil {
+		n.t.Fatal(err)
+	}
+	n.launcher.adopts = true
+	n.start()
 }
 
 // other makes the node's guest another one of the same name.

@@ -238,6 +238,7 @@ func (x *MoveFile) GetAllocated() int64 {
 type CheckRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Offer         *MoveOffer             `protobuf:"bytes,1,opt,name=offer,proto3" json:"offer,omitempty"`
+	Start         bool                   `protobuf:"varint,2,opt,name=start,proto3" json:"start,omitempty"` // whether it could be started now, too
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -277,6 +278,13 @@ func (x *CheckRequest) GetOffer() *MoveOffer {
 		return x.Offer
 	}
 	return nil
+}
+
+func (x *CheckRequest) GetStart() bool {
+	if x != nil {
+		return x.Start
+	}
+	return false
 }
 
 type CheckResponse struct {
@@ -1697,9 +1705,10 @@ const file_proto_hostagent_v1_move_proto_rawDesc = "" +
 	"\bMoveFile\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x1c\n" +
-	"\tallocated\x18\x03 \x01(\x03R\tallocated\"E\n" +
+	"\tallocated\x18\x03 \x01(\x03R\tallocated\"[\n" +
 	"\fCheckRequest\x125\n" +
-	"\x05offer\x18\x01 \x01(\v2\x1f.secexec.hostagent.v1.MoveOfferR\x05offer\"\xaf\x01\n" +
+	"\x05offer\x18\x01 \x01(\v2\x1f.secexec.hostagent.v1.MoveOfferR\x05offer\x12\x14\n" +
+	"\x05start\x18\x02 \x01(\bR\x05start\"\xaf\x01\n" +
 	"\rCheckResponse\x12=\n" +
 	"\bverdicts\x18\x01 \x03(\v2!.secexec.hostagent.v1.MoveVerdictR\bverdicts\x125\n" +
 	"\x05place\x18\x02 \x01(\v2\x1f.secexec.hostagent.v1.MovePlaceR\x05place\x12\x14\n" +
