@@ -13,7 +13,6 @@
 set -euo pipefail
 export LC_ALL=C TZ=UTC CGO_ENABLED=0
 umask 022
-shopt -s nullglob
 cd "$(dirname "$0")/.."
 
 die() { echo "build.sh: $*" >&2; exit 1; }
@@ -60,7 +59,6 @@ gobuild() {
 put() {
 	local mode=$1 target=$2
 	shift 2
-	(($#)) || return 0
 	if [[ $target == */ ]]; then mkdir -p "$target"; else mkdir -p "$(dirname "$target")"; fi
 	install -m "$mode" "$@" "$target"
 }
@@ -98,14 +96,14 @@ stage() {
 	secexec-hostagent)
 		put 755 "$root/usr/bin/" "$bin/hostagent"
 		put 644 "$root/usr/lib/systemd/system/" systemd/*.{service,socket,slice}
-		put 644 "$root/usr/lib/systemd/catalog/" "${catalogs[@]}"
+		put 644 "$root/usr/lib/systemd/catalog/" systemd/*.catalog
 		put 644 "$root/usr/lib/sysusers.d/$package.conf" "systemd/$package.sysusers.conf"
 		put 644 "$root/usr/lib/tmpfiles.d/$package.conf" "systemd/$package.tmpfiles.conf"
 		put 644 "$root/etc/secexec/" "$work/node/hostagent.yaml"
 		put 644 "$root/etc/apparmor.d/" packaging/apparmor/secexec-qemu
 		put 644 "$root/usr/share/man/man5/" "$work/node/hostagent.yaml.5"
 		put 644 "$root/usr/share/man/man8/" packaging/hostagent.8
-		put 644 "$doc/" docs/{operations,protocol,platforms,errors}.md
+		put 644 "$doc/" docs/{operations,protocol,platforms,promises,errors,logs,metrics,move,from-libvirt}.md
 		put 644 "$doc/examples/" systemd/{direct,network}.conf packaging/grafana/*.json packaging/prometheus/*.rules.yml
 		gzip -9n <"$work/notices/hostagent" >"$doc/third-party-notices.gz"
 		[[ $format == deb ]] || put 644 "$root/usr/lib/systemd/system-preset/" systemd/90-secexec-hostagent.preset
@@ -155,11 +153,9 @@ build_rpm() {
 	rpmbuild --quiet -bb --target "$target-linux" --nodeps \
 		--define "_topdir $work/rpmbuild" --define "_rpmdir $out" --define '_build_name_fmt %%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm' \
 		--define "_binary_payload $rpm_compression" --define "stage $work/rpm/$arch" --define "package_version $version" --define "with_hostagent $(($# - 1))" \
-		--define "with_catalog ${#catalogs[@]}" \
 		--define "package_epoch $(date -d "@$SOURCE_DATE_EPOCH" '+%a %b %d %Y')" packaging/rpm/secexec.spec >/dev/null
 }
 
-catalogs=(systemd/*.catalog)
 gobuild s390x ./guestinit ./guestagent
 mkdir "$work"/{node,notices}
 go run ./packaging/nodefiles -o "$work/node" -date "$SOURCE_DATE_EPOCH"

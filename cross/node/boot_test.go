@@ -7,19 +7,23 @@ import (
 	"time"
 )
 
-// bootID gives the node a boot id of its own at each start: what /proc shows in a
-// node is the machine's.
-const bootID = `[Unit]
+// bootID makes the node a boot id of its own at each start: what /proc shows there
+// is the machine's. seenBootID shows it to hostagent.
+const (
+	bootID = `[Unit]
 DefaultDependencies=no
-After=systemd-remount-fs.service
 Before=hostagent.service
 [Service]
 Type=oneshot
-ExecStart=/bin/sh -c 'cat /proc/sys/kernel/random/uuid >/run/boot_id && mount --bind /run/boot_id /proc/sys/kernel/random/boot_id'
+ExecStart=/bin/cp /proc/sys/kernel/random/uuid /run/boot_id
 RemainAfterExit=yes
 [Install]
 WantedBy=multi-user.target
 `
+	seenBootID = `[Service]
+BindReadOnlyPaths=/run/boot_id:/proc/sys/kernel/random/boot_id
+`
+)
 
 // A node that is turned off asks its guests to power off; one that is turned on
 // starts those that are to be there.
@@ -27,11 +31,14 @@ func TestPowerCycle(t *testing.T) {
 	t.Parallel()
 	long(t)
 	n := start(t)
-	unit := filepath.Join(t.TempDir(), "boot-id.service")
-	if err := os.WriteFile(unit, []byte(bootID), 0o644); err != nil {
-		t.Fatal(err)
+	n.sh("mkdir -p /etc/systemd/system/hostagent.service.d")
+	for name, text := range map[string]string{"boot-id.service": bootID, "hostagent.service.d/boot-id.conf": seenBootID} {
+		file := filepath.Join(t.TempDir(), "file")
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		n.verb("copy", file, "/etc/systemd/system/"+name)
 	}
-	n.verb("copy", unit, "/etc/systemd/system/")
 	n.sh("systemctl enable --now boot-id.service")
 	n.install(older, "secexec", "secexec-hostagent")
 	n.guest("")

@@ -28,6 +28,11 @@ func TestInstall(t *testing.T) {
 	n.want("systemctl --failed --plain --no-legend", "")
 	n.want("systemctl show -P NeedDaemonReload hostagent.service", "no")
 
+	n.until("journalctl -x -u hostagent.service | grep -q 'Subject: hostagent serves its socket'")
+	n.want("systemctl is-enabled hostagent-metrics.socket || true", "disabled")
+	n.sh("systemctl stop hostagent; systemctl enable --now hostagent-metrics.socket; systemctl start hostagent")
+	n.until(`bash -c 'exec 3<>/dev/tcp/127.0.0.1/9745; printf "GET /metrics HTTP/1.0\r\n\r\n" >&3; grep -q ^secexec_ <&3'`)
+
 	// A changed settings file stays; so does the administrator's choice of units.
 	n.sh("echo '# ours' >>/etc/secexec/hostagent.yaml; systemctl disable hostagent.service")
 	pid := n.sh("systemctl show -P MainPID hostagent.service")
@@ -40,11 +45,11 @@ func TestInstall(t *testing.T) {
 	}
 
 	n.sh("dpkg -r secexec-hostagent")
-	n.want("systemctl is-active hostagent.socket hostagent.service || true", "inactive\ninactive")
+	n.want("systemctl is-active hostagent.socket hostagent-metrics.socket hostagent.service || true", "inactive\ninactive\ninactive")
 	n.want("ls /run/secexec/hostagent.sock 2>&1 || true", "ls: cannot access '/run/secexec/hostagent.sock': No such file or directory")
 	n.sh("test -d /var/lib/secexec && test -f /etc/secexec/hostagent.yaml")
 	n.sh("dpkg -P secexec-hostagent secexec </dev/null")
-	n.sh("! ls -d /var/lib/secexec /etc/secexec /etc/apparmor.d/secexec-qemu /etc/systemd/system/*/hostagent.* /etc/systemd/system/*/secexec* 2>/dev/null")
+	n.sh("! ls -d /var/lib/secexec /etc/secexec /etc/apparmor.d/secexec-qemu /etc/systemd/system/*/hostagent* /etc/systemd/system/*/secexec* 2>/dev/null")
 	n.want("systemctl --failed --plain --no-legend", "")
 
 	// A node comes back from nothing.
