@@ -146,6 +146,7 @@ func (q *fake) floodConsole() {
 // it don't suffer.
 func TestMisdeeds(t *testing.T) {
 	t.Parallel()
+	withProcesses(t)
 	for _, c := range []struct {
 		name string
 		want string // state with the failure's code

@@ -24,6 +24,7 @@ type Stream struct {
 	events hostagentv1.Hostagent_EventsClient
 	epoch  string
 	after  uint64
+	missed bool                          // events were, and what came of them is not known yet
 	known  map[string]*hostagentv1.Guest // as last seen
 	caught []*hostagentv1.Event          // what differed, not returned yet
 }
@@ -100,11 +101,15 @@ func (s *Stream) open() error {
 	return nil
 }
 
-// resume opens the stream again.
+// resume opens the stream again: where it ended or, once hostagent has said that
+// this is not possible, from now on and with a look at all guests.
 func (s *Stream) resume() error {
-	err := s.open()
-	if !isGone(err) {
-		return err
+	if !s.missed {
+		err := s.open()
+		if !isGone(err) {
+			return err
+		}
+		s.missed = true
 	}
 	s.epoch, s.after = "", 0
 	guests := map[string]*hostagentv1.Guest{}
@@ -114,9 +119,10 @@ func (s *Stream) resume() error {
 		err = nil // the one guest it follows was removed
 	}
 	if err != nil {
-		s.events, s.epoch = nil, ""
+		s.events = nil
 		return err
 	}
+	s.missed = false
 	for _, name := range slices.Sorted(maps.Keys(guests)) {
 		if old := s.known[name]; old == nil || !proto.Equal(old, guests[name]) {
 			s.caught = append(s.caught, &hostagentv1.Event{Epoch: s.epoch, TimeUnixMs: now(), Guest: guests[name]})
