@@ -266,6 +266,7 @@ func (n *node) latencies(name string, times int) (out []time.Duration) {
 				return err
 			}
 			out = append(out, time.Since(begun))
+			time.Sleep(5 * time.Millisecond)
 		}
 		return nil
 	})
