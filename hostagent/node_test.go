@@ -117,7 +117,12 @@ func (n *node) dial() (*client.Client, error) {
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(2 * time.Millisecond) {
 		c, err := client.Dial(context.Background(), n.path("sock"), nil)
 		if err == nil {
-			return c, nil
+			// A process that the one before was just starting when it was killed has
+			// its socket until it becomes another program.
+			if _, err = c.List(context.Background()); err == nil {
+				return c, nil
+			}
+			c.Close()
 		}
 		select {
 		case <-n.ended:

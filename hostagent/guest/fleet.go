@@ -167,7 +167,14 @@ func (f *Fleet) lost(rec *store.Guest, gone error) (failure *fault.Error, told b
 	case !errors.Is(gone, launch.ErrGone):
 		return fault.New(fault.Internal, "guest %s was ended: its QEMU can't be supervised: %w", rec.Name, gone), false
 	}
-	return fault.New(fault.QEMUDied, "QEMU of guest %s ended while no hostagent ran", rec.Name), false
+	code, how := fault.QEMUDied, ""
+	if ended := (*launch.EndedError)(nil); errors.As(gone, &ended) { // its unit knows
+		how = ": " + ended.Exit.String()
+		if ended.Exit.OOM {
+			code = fault.OutOfMemory
+		}
+	}
+	return fault.New(code, "QEMU of guest %s ended while no hostagent ran%s", rec.Name, how), false
 }
 
 // adopt takes over a process, and tries again when that fails for another reason
