@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -57,6 +58,9 @@ func TestClientGoesOn(t *testing.T) {
 	}
 	if g := n.check()["g"]; g.GetState() != "ready" || g.Pid != ready.Pid {
 		t.Errorf("in the end: %v", g)
+	}
+	if text, err := os.ReadFile(n.log.Name()); err != nil || strings.Contains(string(text), "without QMP") {
+		t.Errorf("a guest that was taken over lost its QMP: %v", err)
 	}
 }
 
