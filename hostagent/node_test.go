@@ -144,6 +144,11 @@ func (n *node) do(calls func(ctx context.Context, c *client.Client) error) error
 		return err
 	}
 	defer c.Close()
+	select {
+	case <-n.ended: // it is the next one that answers: nobody waits for what it would be told
+		return errKilled
+	default:
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	ended := n.ended
