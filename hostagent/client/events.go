@@ -106,17 +106,18 @@ func (s *Stream) open() error {
 func (s *Stream) resume() error {
 	if !s.missed {
 		err := s.open()
-		if !isGone(err) {
+		if !isGone(err) && !s.removed(err) {
 			return err
 		}
 		s.missed = true
 	}
 	s.epoch, s.after = "", 0
 	guests := map[string]*hostagentv1.Guest{}
-	if err = s.open(); err == nil {
+	err := s.open()
+	if err == nil {
 		guests, err = s.list()
-	} else if f := (*fault.Error)(nil); len(s.known) > 0 && errors.As(err, &f) && f.Code == fault.NoGuest {
-		err = nil // the one guest it follows was removed
+	} else if s.removed(err) {
+		err = nil
 	}
 	if err != nil {
 		s.events = nil
@@ -149,6 +150,12 @@ func (s *Stream) list() (map[string]*hostagentv1.Guest, error) {
 		}
 	}
 	return guests, nil
+}
+
+// removed tells whether the one guest that the stream follows is no more.
+func (s *Stream) removed(err error) bool {
+	var f *fault.Error
+	return len(s.known) > 0 && errors.As(err, &f) && f.Code == fault.NoGuest
 }
 
 func isGone(err error) bool {
