@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/secexec/secexec/hostagent/client"
+	"github.com/secexec/secexec/hostagent/fault"
 	"github.com/secexec/secexec/proto/hostagent/v1"
 )
 
@@ -58,6 +60,53 @@ func TestClientGoesOn(t *testing.T) {
 	if g := n.check()["g"]; g.GetState() != "ready" || g.Pid != ready.Pid {
 		t.Errorf("in the end: %v", g)
 	}
+	if text, err := os.ReadFile(n.log.Name()); err != nil || strings.Contains(string(text), "without QMP") {
+		t.Errorf("a guest that was taken over lost its QMP: %v", err)
+	}
+}
+
+// Creates with one id at the same time make one guest and get one answer; with
+// another id they are refused; a failed one leaves nothing and may be repeated.
+func TestCreateIsIdempotent(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	type answer struct {
+		uuid string
+		err  error
+	}
+	create := func(bundle, id string) (a answer) {
+		a.err = n.do(func(ctx context.Context, c *client.Client) error {
+			g, err := c.Create(ctx, &hostagentv1.CreateRequest{Name: "g", Bundle: bundle, RequestId: id})
+			a.uuid = g.GetUuid()
+			return err
+		})
+		return a
+	}
+	if a := create(n.path("none"), "one"); a.err == nil {
+		t.Error("a guest without a bundle")
+	}
+	answers := make(chan answer)
+	for range 8 {
+		go func() { answers <- create(n.bundle, "one") }()
+	}
+	var first answer
+	for range 8 {
+		a := <-answers
+		if a.err != nil || first.uuid != "" && a.uuid != first.uuid {
+			t.Errorf("create: %q %v, another got %q", a.uuid, a.err, first.uuid)
+		}
+		first = a
+	}
+	var f *fault.Error
+	if a := create(n.bundle, "two"); !errors.As(a.err, &f) || f.Code != fault.NameTaken {
+		t.Errorf("another id: %v", a.err)
+	}
+	n.kill()
+	n.boot()
+	if a := create(n.path("none"), "one"); a.err != nil || a.uuid != first.uuid { // the bundle may be gone
+		t.Errorf("repeated: %q %v, the first got %q", a.uuid, a.err, first.uuid)
+	}
+	n.check()
 }
 
 // A second hostagent with the same state folder, or on the same socket, says what

@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/secexec/secexec/hostagent/guest"
 	"github.com/secexec/secexec/hostagent/launch"
 	"github.com/secexec/secexec/hostagent/platform"
@@ -201,6 +203,9 @@ func listenOn(args []string, id string) (net.Listener, error) {
 			if fd, ok := strings.CutPrefix(option, "fd="); ok {
 				n, err := strconv.Atoi(fd)
 				if err != nil {
+					return nil, err
+				}
+				if err := unix.Listen(n, 1); err != nil { // as QEMU does: the socket's peer is who listened last
 					return nil, err
 				}
 				return net.FileListener(os.NewFile(uintptr(n), id))

@@ -45,6 +45,9 @@ func listen(passed []net.Listener, path string, gid int, tenants bool) (net.List
 	return l, err
 }
 
+// servedPatience is how long a socket may be held by what an ended hostagent left.
+const servedPatience = time.Second
+
 // listenUnix replaces a socket that a dead hostagent left, but none that is served.
 func listenUnix(passed []net.Listener, path string, gid int) (net.Listener, error) {
 	switch {
@@ -56,9 +59,14 @@ func listenUnix(passed []net.Listener, path string, gid int) (net.Listener, erro
 		return nil, fmt.Errorf("listen on %s: the path has %d bytes, a socket's may have %d: choose a shorter --socket", path, len(path), maxSocketPath)
 	}
 	conn, err := net.DialTimeout("unix", path, time.Second)
-	if err == nil {
+	// A hostagent that was killed while it started a process: that process has the
+	// socket until it becomes another program.
+	for end := time.Now().Add(servedPatience); err == nil; conn, err = net.DialTimeout("unix", path, time.Second) {
 		conn.Close()
-		return nil, fmt.Errorf("listen on %s: another hostagent serves it: stop it, or choose another --socket", path)
+		if time.Now().After(end) {
+			return nil, fmt.Errorf("listen on %s: another hostagent serves it: stop it, or choose another --socket", path)
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
 	if info, e := os.Lstat(path); e == nil && info.Mode().Type() == os.ModeSocket && errors.Is(err, syscall.ECONNREFUSED) {
 		if err := os.Remove(path); err != nil {

@@ -154,6 +154,7 @@ func state(g *hostagentv1.Guest) string {
 // one QEMU for each guest that runs and none else.
 func TestKillMatrix(t *testing.T) {
 	t.Parallel()
+	withProcesses(t)
 	var kills atomic.Int32
 	for _, op := range operations {
 		t.Run(op.name, func(t *testing.T) {

@@ -146,6 +146,7 @@ func (q *fake) floodConsole() {
 // it don't suffer.
 func TestMisdeeds(t *testing.T) {
 	t.Parallel()
+	withProcesses(t)
 	for _, c := range []struct {
 		name string
 		want string // state with the failure's code
@@ -265,6 +266,7 @@ func (n *node) latencies(name string, times int) (out []time.Duration) {
 				return err
 			}
 			out = append(out, time.Since(begun))
+			time.Sleep(5 * time.Millisecond)
 		}
 		return nil
 	})

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -33,13 +34,29 @@ type node struct {
 	log    *os.File
 }
 
+// withProcesses skips where the test binary can't be a node's processes.
+func withProcesses(t *testing.T) {
+	t.Helper()
+	if why := lacking(); why != "" {
+		t.Skip(why)
+	}
+}
+
+var lacking = sync.OnceValue(func() string {
+	fd, err := unix.PidfdOpen(os.Getpid(), unix.PIDFD_NONBLOCK)
+	if err != nil {
+		return fmt.Sprintf("pidfd_open does not work here (%v): needs Linux 5.10 and no emulation of system calls", err)
+	}
+	unix.Close(fd)
+	if err := exec.Command(os.Args[0], "-test.list", "^$").Run(); errors.Is(err, syscall.ENOEXEC) {
+		return "the kernel cannot run this test's own program: emulation by qemu-user without binfmt_misc"
+	}
+	return ""
+})
+
 func newNode(t *testing.T, args ...string) *node {
 	t.Helper()
-	if fd, err := unix.PidfdOpen(os.Getpid(), unix.PIDFD_NONBLOCK); err != nil {
-		t.Skipf("pidfd_open does not work here (%v): needs Linux 5.10 and no emulation of system calls", err)
-	} else {
-		unix.Close(fd)
-	}
+	withProcesses(t)
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -100,7 +117,12 @@ func (n *node) dial() (*client.Client, error) {
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(2 * time.Millisecond) {
 		c, err := client.Dial(context.Background(), n.path("sock"), nil)
 		if err == nil {
-			return c, nil
+			// A process that the one before was just starting when it was killed has
+			// its socket until it becomes another program.
+			if _, err = c.List(context.Background()); err == nil {
+				return c, nil
+			}
+			c.Close()
 		}
 		select {
 		case <-n.ended:
@@ -122,6 +144,11 @@ func (n *node) do(calls func(ctx context.Context, c *client.Client) error) error
 		return err
 	}
 	defer c.Close()
+	select {
+	case <-n.ended: // it is the next one that answers: nobody waits for what it would be told
+		return errKilled
+	default:
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	ended := n.ended
@@ -139,8 +166,11 @@ func (n *node) do(calls func(ctx context.Context, c *client.Client) error) error
 			return errKilled
 		case <-time.After(0):
 		}
-		if errors.Is(err, client.ErrClosed) { // its end is about to be seen
-			<-n.ended
+		if errors.Is(err, client.ErrClosed) {
+			select {
+			case <-n.ended: // its end is about to be seen
+			case <-time.After(2 * time.Second): // it was the one before that took the call
+			}
 			return errKilled
 		}
 	}

@@ -24,6 +24,7 @@ type Stream struct {
 	events hostagentv1.Hostagent_EventsClient
 	epoch  string
 	after  uint64
+	missed bool                          // events were, and what came of them is not known yet
 	known  map[string]*hostagentv1.Guest // as last seen
 	caught []*hostagentv1.Event          // what differed, not returned yet
 }
@@ -100,23 +101,29 @@ func (s *Stream) open() error {
 	return nil
 }
 
-// resume opens the stream again.
+// resume opens the stream again: where it ended or, once hostagent has said that
+// this is not possible, from now on and with a look at all guests.
 func (s *Stream) resume() error {
-	err := s.open()
-	if !isGone(err) {
-		return err
+	if !s.missed {
+		err := s.open()
+		if !isGone(err) && !s.removed(err) {
+			return err
+		}
+		s.missed = true
 	}
 	s.epoch, s.after = "", 0
 	guests := map[string]*hostagentv1.Guest{}
-	if err = s.open(); err == nil {
+	err := s.open()
+	if err == nil {
 		guests, err = s.list()
-	} else if f := (*fault.Error)(nil); len(s.known) > 0 && errors.As(err, &f) && f.Code == fault.NoGuest {
-		err = nil // the one guest it follows was removed
+	} else if s.removed(err) {
+		err = nil
 	}
 	if err != nil {
-		s.events, s.epoch = nil, ""
+		s.events = nil
 		return err
 	}
+	s.missed = false
 	for _, name := range slices.Sorted(maps.Keys(guests)) {
 		if old := s.known[name]; old == nil || !proto.Equal(old, guests[name]) {
 			s.caught = append(s.caught, &hostagentv1.Event{Epoch: s.epoch, TimeUnixMs: now(), Guest: guests[name]})
@@ -143,6 +150,12 @@ func (s *Stream) list() (map[string]*hostagentv1.Guest, error) {
 		}
 	}
 	return guests, nil
+}
+
+// removed tells whether the one guest that the stream follows is no more.
+func (s *Stream) removed(err error) bool {
+	var f *fault.Error
+	return len(s.known) > 0 && errors.As(err, &f) && f.Code == fault.NoGuest
 }
 
 func isGone(err error) bool {

@@ -231,7 +231,7 @@ func TestDumpEndsEarly(t *testing.T) {
 		d := &dumper{}
 		release := make(chan struct{})
 		d.write = func(f *os.File) error { <-release; return errors.New("late") }
-		time.AfterFunc(300*time.Millisecond, func() { close(release) })
+		time.AfterFunc(2*time.Second, func() { close(release) }) // well after the dump gave up
 		err := dump(t.Context(), d.monitor(t), 100*time.Millisecond, func([]byte, uint64) error { return nil })
 		if err == nil || !strings.Contains(err.Error(), "given up") {
 			t.Errorf("error %v", err)

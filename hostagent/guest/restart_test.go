@@ -267,6 +267,26 @@ func TestAdoptTriesAgain(t *testing.T) {
 	}
 }
 
+// What a unit knows of its process's end is told.
+func TestLost(t *testing.T) {
+	t.Parallel()
+	f := &Fleet{Options: Options{Boot: "this"}}
+	rec := stored("g", Ready, 7)
+	for _, c := range []struct {
+		gone  error
+		code  fault.Code
+		words string
+	}{
+		{launch.ErrGone, fault.QEMUDied, "while no hostagent ran"},
+		{&launch.EndedError{Exit: launch.Exit{Known: true, Code: 3}}, fault.QEMUDied, "while no hostagent ran: exit status 3"},
+		{&launch.EndedError{Exit: launch.Exit{Known: true, OOM: true}}, fault.OutOfMemory, "for want of memory"},
+	} {
+		if failure, told := f.lost(rec, c.gone); told || failure.Code != c.code || !strings.HasSuffix(failure.Message, c.words) {
+			t.Errorf("%v: %v", c.gone, failure)
+		}
+	}
+}
+
 // full is a state folder that can't be written, from when it is told.
 type full struct {
 	*store.Store

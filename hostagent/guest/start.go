@@ -196,8 +196,9 @@ func (l *life) adopt(ctx context.Context) {
 	monitor, err := qemu.Dial(dialing, filepath.Join(l.g.fleet.runDir(rec.Name), qmpSocket))
 	if err == nil {
 		l.monitor = monitor
-		if pid, e := monitor.PeerPID(); e != nil || pid != rec.Process.PID {
-			err = fmt.Errorf("QMP is served by process %d, not %d: %w", pid, rec.Process.PID, errors.Join(e))
+		var pid int
+		if pid, err = monitor.PeerPID(); err == nil && pid != rec.Process.PID {
+			err = fmt.Errorf("QMP is served by process %d, not %d", pid, rec.Process.PID)
 		}
 	}
 	if err != nil && ctx.Err() == nil {
