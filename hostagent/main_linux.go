@@ -19,7 +19,6 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
-	"github.com/secexec/secexec/hostagent/api"
 	"github.com/secexec/secexec/hostagent/guest"
 	"github.com/secexec/secexec/hostagent/health"
 	"github.com/secexec/secexec/hostagent/journal"
@@ -201,24 +200,12 @@ func run(ctx context.Context, c *settings.Settings) error {
 		return err
 	}
 	defer fleet.Close()
-	quotas, err := tenantQuotas(c)
-	if err != nil {
-		return err
-	}
-	server, err := api.NewServer(&api.Service{
-		Fleet: fleet, Node: nodeFacts(p, c.QEMU, report), Examine: report.fresh, Roots: api.Roots{Admins: c.BundleRoots, Tenants: c.TenantRoots, Disks: c.DiskRoots},
-		Quotas: api.Quotas{Default: c.Quota(), Users: quotas}, Calls: &api.Calls{Log: log, Count: set.Call, Stream: set.Stream},
-	})
+	service, err := newService(c, fleet, p, report, set, log)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	gate := api.NewGate(server, log)
-	remote, err := listenTLS(c, admission, log)
-	if err != nil {
-		return err
-	}
 	// A node that can't run guests still serves; why not stands in the log.
 	examined := make(chan struct{})
 	go func() {
@@ -233,11 +220,9 @@ func run(ctx context.Context, c *settings.Settings) error {
 		return err
 	}
 	defer stopWatching()
-	served := make(chan error, 2)
-	go func() { served <- gate.Serve(ctx, listener, admission.Unix) }()
-	if remote != nil {
-		go func() { served <- gate.Serve(ctx, remote.Listener, remote.Admit) }()
-		log.Info("hostagent serves clients with a certificate", "address", remote.Listener.Addr())
+	served, stop, err := serve(ctx, c, service, listener, admission, log)
+	if err != nil {
+		return err
 	}
 	log.Info("hostagent serves", journal.Serving, "socket", c.Socket, "platform", p.Name(), "guests", len(fleet.List()))
 	select {
@@ -245,5 +230,5 @@ func run(ctx context.Context, c *settings.Settings) error {
 	case <-ctx.Done():
 		log.Info("hostagent ends, guests go on", journal.Ending)
 	}
-	return errors.Join(err, server.Close())
+	return errors.Join(err, stop())
 }
