@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"slices"
@@ -105,6 +106,16 @@ func TestCreateIsIdempotent(t *testing.T) {
 	n.boot()
 	if a := create(n.path("none"), "one"); a.err != nil || a.uuid != first.uuid { // the bundle may be gone
 		t.Errorf("repeated: %q %v, the first got %q", a.uuid, a.err, first.uuid)
+	}
+	for i := range 20 { // whoever gave up a Create may repeat it at once
+		r := &hostagentv1.CreateRequest{Name: fmt.Sprintf("hasty-%d", i), Bundle: n.bundle, RequestId: client.NewRequestID()}
+		n.must(func(ctx context.Context, c *client.Client) error {
+			short, cancel := context.WithTimeout(ctx, time.Duration(i)*200*time.Microsecond)
+			_, _ = c.Create(short, r)
+			cancel()
+			_, err := c.Create(ctx, r)
+			return err
+		})
 	}
 	n.check()
 }

@@ -51,6 +51,7 @@ func init() {
 // place to die at before and after each step that leaves something behind.
 func deadly(ctx context.Context, o guest.Options) (*guest.Fleet, error) {
 	d := &steps{arm: os.Getenv(armEnv)}
+	accounts(filepath.Join(filepath.Dir(d.arm), "account"))
 	o.Platform = accepting{}
 	o.Store = &deadlyStore{o.Store, d}
 	o.Launcher = &deadlyLauncher{launch.Direct{}, d}

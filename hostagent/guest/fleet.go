@@ -277,6 +277,9 @@ func (f *Fleet) Create(ctx context.Context, r Request) (*Guest, error) {
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
+		if errors.Is(first.err, context.Canceled) || errors.Is(first.err, context.DeadlineExceeded) {
+			return f.Create(ctx, r) // who made it gave up, this caller has not
+		}
 		if first.err != nil {
 			return nil, first.err
 		}
