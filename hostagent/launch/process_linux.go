@@ -4,13 +4,16 @@ import (
 	"context"
 	"fmt"
 	"sync"
+
+	"github.com/secexec/secexec/hostagent/wake"
 )
 
-// process is a process watched by one goroutine, which owns the pidfd.
+// process is a process that is watched until it ends or is released.
 type process struct {
 	id     Identity
 	fd     *pidfd
 	exited chan struct{}
+	watch  *wake.Call // of the end, which closes the pidfd
 
 	mu   sync.Mutex // guards exit
 	exit Exit
@@ -18,8 +21,8 @@ type process struct {
 
 var _ Process = (*process)(nil)
 
-// watch opens the process that has the number id.PID now and starts the goroutine
-// that waits for its end; reap is called once then. The process's unit is as id
+// watch opens the process that has the number id.PID now and waits for its end;
+// reap is called once then. The process's unit is as id
 // says, the rest of its identity as found.
 func watch(id Identity, reap func() Exit) (*process, error) {
 	fd, err := openPidfd(id.PID)
@@ -34,17 +37,18 @@ func watch(id Identity, reap func() Exit) (*process, error) {
 	}
 	id.Unit, id.Invocation = unit, invocation
 	p := &process{id: id, fd: fd, exited: make(chan struct{})}
-	go func() {
+	p.watch, err = wake.Readable(fd.raw, func() {
 		defer fd.close()
-		if fd.wait() != nil {
-			return // released
-		}
 		exit := reap()
 		p.mu.Lock()
 		p.exit = exit
 		p.mu.Unlock()
 		close(p.exited)
-	}()
+	})
+	if err != nil {
+		fd.close()
+		return nil, err
+	}
 	return p, nil
 }
 
@@ -56,7 +60,11 @@ func endedProcess(id Identity, exit Exit) *process {
 }
 
 // release ends the watch of a process that turned out not to be ours.
-func (p *process) release() { p.fd.close() }
+func (p *process) release() {
+	if p.watch.Cancel() {
+		p.fd.close()
+	}
+}
 
 func (p *process) Identity() Identity      { return p.id }
 func (p *process) Exited() <-chan struct{} { return p.exited }
