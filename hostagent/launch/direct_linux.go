@@ -58,14 +58,16 @@ func start(spec Spec) (*process, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	// Nobody else reaps our child, so its number is its own until Wait below.
-	p, err := watch(Identity{PID: cmd.Process.Pid}, func() Exit {
-		cmd.Wait()
-		return exitOf(cmd.ProcessState)
+	// Nobody else reaps our child, so its number is its own until Wait below. Of
+	// cmd, which holds arguments and environment, no more is kept than the child.
+	child := cmd.Process
+	p, err := watch(Identity{PID: child.Pid}, func() Exit {
+		state, _ := child.Wait()
+		return exitOf(state)
 	})
 	if err != nil {
-		cmd.Process.Kill()
-		cmd.Wait()
+		child.Kill()
+		child.Wait()
 		return nil, err
 	}
 	return p, nil
