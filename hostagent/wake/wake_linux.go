@@ -30,7 +30,7 @@ func Readable(fd syscall.RawConn, do func()) (*Call, error) {
 	var failure error
 	err = fd.Control(func(fd uintptr) { failure = w.arm(int(fd), c.key) })
 	if err = errors.Join(err, failure); err != nil {
-		w.take(c.key)
+		w.take(c.key, c)
 		return nil, err
 	}
 	return c, nil
@@ -39,7 +39,7 @@ func Readable(fd syscall.RawConn, do func()) (*Call, error) {
 // Cancel tells whether the call was still to be done; it is not then.
 func (c *Call) Cancel() bool {
 	w, err := waiter()
-	return err == nil && w.take(c.key) != nil
+	return err == nil && w.take(c.key, c) != nil
 }
 
 // waiter is the program's one, with its goroutine. Both stay as long as it runs.
@@ -86,11 +86,15 @@ func (w *epoll) add(do func()) *Call {
 	return c
 }
 
-// take is the call of a key, whose it is then; nil: it was taken before.
-func (w *epoll) take(key int32) *Call {
+// take is the call of a key, whose it is then; nil: it was taken before, or is not
+// the one that is meant.
+func (w *epoll) take(key int32, meant *Call) *Call {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	c := w.calls[key]
+	if meant != nil && c != meant { // keys are used again
+		return nil
+	}
 	delete(w.calls, key)
 	return c
 }
@@ -116,7 +120,7 @@ func (w *epoll) run(raw syscall.RawConn) {
 			return // never: nobody closes it
 		}
 		for _, e := range events[:n] {
-			if c := w.take(e.Fd); c != nil {
+			if c := w.take(e.Fd, nil); c != nil {
 				go c.do()
 			}
 		}
