@@ -33,7 +33,7 @@ func (l *life) drain(events <-chan qemu.Event) {
 	if l.aborted.Load() {
 		return
 	}
-	patience := time.After(500 * time.Millisecond)
+	patience := time.After(drainPatience)
 	for events != nil {
 		select {
 		case e, open := <-events:
