@@ -58,18 +58,16 @@ func start(spec Spec) (*process, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	// Nobody else reaps our child, so its number is its own until Wait below. Of
-	// cmd, which holds arguments and environment, no more is kept than the child.
-	child := cmd.Process
-	p, err := watch(Identity{PID: child.Pid}, func() Exit {
-		state, _ := child.Wait()
-		return exitOf(state)
-	})
+	// Nobody else reaps our child, so its number is its own until reap. Of cmd,
+	// which holds arguments, environment and a descriptor, no more is kept.
+	pid := cmd.Process.Pid
+	p, err := watch(Identity{PID: pid}, func() Exit { return reap(pid) })
 	if err != nil {
-		child.Kill()
-		child.Wait()
+		cmd.Process.Kill()
+		cmd.Wait()
 		return nil, err
 	}
+	cmd.Process.Release()
 	return p, nil
 }
 
@@ -134,15 +132,21 @@ func (d Direct) FindOrphans(ctx context.Context, uuid string) ([]Process, error)
 	return found, nil
 }
 
-func exitOf(s *os.ProcessState) Exit {
-	if s == nil {
+// reap waits for a child and tells how it ended.
+func reap(pid int) Exit {
+	var w syscall.WaitStatus
+	_, err := syscall.Wait4(pid, &w, 0, nil)
+	for err == syscall.EINTR {
+		_, err = syscall.Wait4(pid, &w, 0, nil)
+	}
+	if err != nil {
 		return Exit{}
 	}
-	w, ok := s.Sys().(syscall.WaitStatus)
-	switch {
-	case !ok:
-		return Exit{}
-	case w.Signaled():
+	return exitOf(w)
+}
+
+func exitOf(w syscall.WaitStatus) Exit {
+	if w.Signaled() {
 		return Exit{Code: -1, Signal: w.Signal(), Known: true}
 	}
 	return Exit{Code: w.ExitStatus(), Known: true}

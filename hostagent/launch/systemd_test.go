@@ -83,7 +83,7 @@ func (f *fakeUnits) start(_ context.Context, unit string, properties []property)
 	u.state.MainPID = uint32(u.cmd.Process.Pid)
 	go func() {
 		u.cmd.Wait()
-		exit := exitOf(u.cmd.ProcessState)
+		exit := exitOf(u.cmd.ProcessState.Sys().(syscall.WaitStatus))
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		u.state.Code, u.state.Status = cldExited, int32(exit.Code)

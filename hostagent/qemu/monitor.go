@@ -85,7 +85,7 @@ func newMonitor(ctx context.Context, conn net.Conn) (*Monitor, error) {
 	// The greeting is read here, before the reader starts, so the context must
 	// be able to end that read.
 	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
-	lines := bufio.NewReaderSize(conn, 1024) // a hundred guests have a hundred of them
+	lines := bufio.NewReaderSize(conn, 512) // a hundred guests have a hundred of them
 	line, err := readLine(lines)
 	if !stop() {
 		return nil, fmt.Errorf("wait for greeting: %w", context.Cause(ctx))
