@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -37,6 +38,7 @@ func (paused) Boot(context.Context, platform.BootSpec) error {
 
 // daemon is hostagent, put together as its own main does, on the platform paused.
 func daemon(dir string) error {
+	debug.SetGCPercent(guest.GCPercent)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	st, err := store.Open(filepath.Join(dir, "state"))

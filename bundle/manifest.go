@@ -16,8 +16,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
 	"strings"
+
+	"github.com/secexec/secexec/form"
 )
 
 // ManifestFile is the manifest's name in a bundle folder.
@@ -123,15 +124,9 @@ func (m *Manifest) Marshal() ([]byte, error) {
 	return append(text, '\n'), nil
 }
 
-var (
-	nameForm   = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
-	fileForm   = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}$`)
-	serialForm = regexp.MustCompile(`^[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,19}$`)
-)
-
 // CheckName refuses what may not name a workload.
 func CheckName(name string) error {
-	if !nameForm.MatchString(name) {
+	if !form.Name.MatchString(name) {
 		return invalid("name %q is not 1 to 63 characters of a-z, 0-9 and '-'", name)
 	}
 	return nil
@@ -170,7 +165,7 @@ func (m *Manifest) Check() error {
 		switch {
 		case files[d.File]:
 			return invalid("file %q is named twice", d.File)
-		case !serialForm.MatchString(d.Serial) || serials[d.Serial]:
+		case !form.Serial.MatchString(d.Serial) || serials[d.Serial]:
 			return invalid("disk serial %q is not a unique name of 1 to 20 characters", d.Serial)
 		case d.Format != "raw":
 			return invalid("disk format %q is not raw", d.Format)
@@ -190,7 +185,7 @@ func (m *Manifest) Check() error {
 
 func (p Part) check() error {
 	switch {
-	case !fileForm.MatchString(p.File):
+	case !form.File.MatchString(p.File):
 		return invalid("file %q is not a plain file name", p.File)
 	case p.Size <= 0:
 		return invalid("file %q has size %d", p.File, p.Size)

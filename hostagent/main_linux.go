@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"syscall"
 
@@ -141,6 +142,7 @@ func fileFlag(args []string) string {
 }
 
 func run(ctx context.Context, c *settings.Settings) error {
+	debug.SetGCPercent(guest.GCPercent)
 	set := metrics.New(version)
 	log := slog.New(journal.Observe(journal.New(os.Stderr, slog.LevelInfo), set.Event))
 	watchdog, _ := daemon.SdWatchdogEnabled(false)

@@ -140,25 +140,31 @@ func (s *Stream) resume() error {
 // list returns the guests that the stream is about.
 func (s *Stream) list() (map[string]*hostagentv1.Guest, error) {
 	guests := make(map[string]*hostagentv1.Guest)
+	if s.name != "" {
+		g, err := call(s.ctx, callTimeout, s.c.api.Get, &hostagentv1.NameRequest{Name: s.name})
+		if err == nil {
+			guests[g.Name] = g
+		} else if isCode(err, fault.NoGuest) {
+			err = nil
+		}
+		return guests, err
+	}
 	all, err := call(s.ctx, callTimeout, s.c.api.List, &hostagentv1.ListRequest{})
 	if err != nil {
 		return nil, err
 	}
 	for _, g := range all.Guests {
-		if s.name == "" || s.name == g.Name {
-			guests[g.Name] = g
-		}
+		guests[g.Name] = g
 	}
 	return guests, nil
 }
 
 // removed tells whether the one guest that the stream follows is no more.
-func (s *Stream) removed(err error) bool {
-	var f *fault.Error
-	return len(s.known) > 0 && errors.As(err, &f) && f.Code == fault.NoGuest
-}
+func (s *Stream) removed(err error) bool { return len(s.known) > 0 && isCode(err, fault.NoGuest) }
 
-func isGone(err error) bool {
+func isGone(err error) bool { return isCode(err, fault.EventsGone) }
+
+func isCode(err error, code fault.Code) bool {
 	var f *fault.Error
-	return errors.As(err, &f) && f.Code == fault.EventsGone
+	return errors.As(err, &f) && f.Code == code
 }

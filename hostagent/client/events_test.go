@@ -32,13 +32,13 @@ func refusal(c fault.Code) error {
 	return st.Err()
 }
 
-func (f *forgetful) List(context.Context, *hostagentv1.ListRequest) (*hostagentv1.ListResponse, error) {
+func (f *forgetful) Get(_ context.Context, r *hostagentv1.NameRequest) (*hostagentv1.Guest, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.streams > 1 {
-		return &hostagentv1.ListResponse{}, nil
+	if f.streams > 1 || r.Name != "web" {
+		return nil, refusal(fault.NoGuest)
 	}
-	return &hostagentv1.ListResponse{Guests: []*hostagentv1.Guest{{Name: "web", State: "ready"}}}, nil
+	return &hostagentv1.Guest{Name: "web", State: "ready"}, nil
 }
 
 func (f *forgetful) Events(_ context.Context, r *hostagentv1.EventsRequest, s hostagentv1.Hostagent_EventsServer) error {

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/secexec/secexec/form"
 	"github.com/secexec/secexec/hostagent/fault"
 	"github.com/secexec/secexec/hostagent/journal"
 	"github.com/secexec/secexec/hostagent/launch"
@@ -323,7 +324,7 @@ func (f *Fleet) created(r Request) *Guest {
 
 // checkRequest refuses what is no id of a request.
 func checkRequest(id string) error {
-	if !requestForm.MatchString(id) {
+	if !form.Request.MatchString(id) {
 		return fault.New(fault.BadRequest, "request id %.80q is not up to 64 characters of a-z, A-Z, 0-9 and '-'", id)
 	}
 	return nil

@@ -33,7 +33,7 @@ func (l *life) drain(events <-chan qemu.Event) {
 	if l.aborted.Load() {
 		return
 	}
-	patience := time.After(500 * time.Millisecond)
+	patience := time.After(drainPatience)
 	for events != nil {
 		select {
 		case e, open := <-events:
@@ -52,7 +52,7 @@ func (l *life) drain(events <-chan qemu.Event) {
 		case m := <-l.port.messages:
 			l.message(m)
 		default:
-			if !l.port.connected() && len(l.port.messages) == 0 {
+			if l.port.connection() == nil && len(l.port.messages) == 0 {
 				return
 			}
 			time.Sleep(time.Millisecond)

@@ -7,9 +7,11 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/secexec/secexec/hostagent/qemu"
+	"github.com/secexec/secexec/hostagent/wake"
 	"github.com/secexec/secexec/proto/readiness"
 )
 
@@ -32,56 +34,106 @@ type port struct {
 	messages chan readiness.Message
 	log      *slog.Logger
 
-	mu   sync.Mutex
-	conn net.Conn // nil while not connected
-	off  bool     // the guest is to power off: said again after each connect
+	mu     sync.Mutex
+	conn   net.Conn    // nil while not connected
+	stop   func() bool // lets the context's end leave conn alone
+	off    bool        // the guest is to power off: said again after each connect
+	parked *wake.Call  // of the reader, which waits
+
+	// Of the reader: one goroutine at a time, none while the guest says nothing.
+	lines  readiness.Lines
+	pause  time.Duration // before connecting again
+	window time.Time     // since when got counts
+	got    int           // bytes
+	said   time.Time     // when it complained last
+	bad    uint64        // lines that are no message, not told yet
 }
 
 func newPort(log *slog.Logger) *port {
-	return &port{log: log, messages: make(chan readiness.Message, portBacklog)}
+	return &port{log: log, messages: make(chan readiness.Message, portBacklog), pause: portPatience}
 }
 
-// run connects and reads until the context ends. Its goroutine belongs to the
-// guest's life.
+// run connects and reads until the context ends, which may be long after it
+// returned: it goes on when the guest says something.
 func (p *port) run(ctx context.Context, socket string) {
-	pause := portPatience
-	for ctx.Err() == nil {
-		conn, err := qemu.DialSocket(ctx, socket)
-		if err != nil {
+	for {
+		conn, goesOn := p.connection(), true
+		if conn != nil {
+			goesOn = p.read(ctx, conn)
+		} else if conn = p.connect(ctx, socket); conn == nil {
 			return // only the context's end
 		}
-		p.set(conn)
-		stop := context.AfterFunc(ctx, func() { conn.Close() })
-		// The agent answers with all that was said before anybody listened.
-		_ = p.send(readiness.Ping{Token: "01"})
-		if p.mustPowerOff() {
-			_ = p.send(readiness.PowerOff{})
+		if goesOn {
+			if p.park(conn, func() { p.run(ctx, socket) }) {
+				return
+			}
+			continue
 		}
-		if p.read(ctx, conn) {
-			pause = portPatience
-		}
-		stop()
-		p.set(nil)
-		conn.Close()
+		p.drop(conn)
 		select {
 		case <-ctx.Done():
-		case <-time.After(pause):
-			pause = min(2*pause, portPause)
+			return
+		case <-time.After(p.pause):
+			p.pause = min(2*p.pause, portPause)
 		}
 	}
 }
 
-// connected tells whether the guest may still say something.
-func (p *port) connected() bool {
+// connect waits for the port and greets the guest. It returns nil when the context
+// ends.
+func (p *port) connect(ctx context.Context, socket string) net.Conn {
+	conn, err := qemu.DialSocket(ctx, socket)
+	if err != nil {
+		return nil
+	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.conn != nil
+	p.conn, p.lines = conn, readiness.Lines{}
+	p.stop = context.AfterFunc(ctx, func() { p.drop(conn) })
+	p.mu.Unlock()
+	p.window, p.got = time.Now(), 0
+	// The agent answers with all that was said before anybody listened.
+	_ = p.send(readiness.Ping{Token: "01"})
+	if p.mustPowerOff() {
+		_ = p.send(readiness.PowerOff{})
+	}
+	return conn
 }
 
-func (p *port) set(conn net.Conn) {
+// drop ends a connection. A reader that is not waiting notices by itself.
+func (p *port) drop(conn net.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.conn = conn
+	if p.conn == conn {
+		p.conn = nil
+		p.stop()
+		if p.parked != nil {
+			p.parked.Cancel()
+		}
+	}
+	conn.Close()
+}
+
+// park lets the reader go on in another goroutine when there is something to
+// read. It tells whether this one may end.
+func (p *port) park(conn net.Conn, read func()) bool {
+	raw, err := conn.(syscall.Conn).SyscallConn() // a unix socket
+	if err != nil {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.conn != conn { // dropped
+		return false
+	}
+	p.parked, err = wake.Readable(raw, read)
+	return err == nil
+}
+
+// connection is nil while the guest can say nothing.
+func (p *port) connection() net.Conn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.conn
 }
 
 // powerOff asks the guest to power off, now and after each later connect: a
@@ -101,52 +153,45 @@ func (p *port) mustPowerOff() bool {
 	return p.off
 }
 
-// read hands on messages until the connection ends, and tells whether there
-// were any.
-func (p *port) read(ctx context.Context, conn net.Conn) (any bool) {
-	var lines readiness.Lines
+// read hands on what the guest says next. It tells whether the connection goes on.
+func (p *port) read(ctx context.Context, conn net.Conn) bool {
 	buf := make([]byte, 512)
-	window, got := time.Now(), 0
-	var said time.Time
-	var bad uint64 // lines that are no message, not told yet
-	for {
-		n, err := conn.Read(buf)
-		if err != nil {
-			return any
-		}
-		lines.Feed(buf[:n], func(line string) {
-			m, err := readiness.ParseGuest(line)
-			if err != nil {
-				bad++
-				return
-			}
-			any = true
-			select {
-			case p.messages <- m:
-			default:
-			}
-		})
-		if bad += lines.Dropped; bad > 0 && time.Since(said) > portComplain {
-			p.log.Warn("readiness port: lines that are no message", "count", bad)
-			said, bad = time.Now(), 0
-		}
-		lines.Dropped = 0
-		if got += n; got >= portRate {
-			select {
-			case <-time.After(time.Until(window.Add(time.Second))):
-			case <-ctx.Done():
-				return any
-			}
-			window, got = time.Now(), 0
-		}
+	n, err := conn.Read(buf)
+	if err != nil {
+		return false
 	}
+	p.lines.Feed(buf[:n], func(line string) {
+		m, err := readiness.ParseGuest(line)
+		if err != nil {
+			p.bad++
+			return
+		}
+		p.pause = portPatience
+		select {
+		case p.messages <- m:
+		default:
+		}
+	})
+	p.bad += p.lines.Dropped
+	p.lines.Dropped = 0
+	if p.bad > 0 && time.Since(p.said) > portComplain {
+		p.log.Warn("readiness port: lines that are no message", "count", p.bad)
+		p.said, p.bad = time.Now(), 0
+	}
+	if p.got += n; p.got >= portRate {
+		select {
+		case <-time.After(time.Until(p.window.Add(time.Second))):
+		case <-ctx.Done():
+			return false
+		}
+		p.window, p.got = time.Now(), 0
+	}
+	return true
 }
 
 // send writes one line, within portWrite.
 func (p *port) send(m readiness.Message) error {
-	p.mu.Lock()
-	conn := p.conn
-	p.mu.Unlock()
+	conn := p.connection()
 	if conn == nil {
 		return errNotConnected
 	}

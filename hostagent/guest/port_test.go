@@ -55,8 +55,7 @@ func TestPortReconnectsAndAsksAgain(t *testing.T) {
 	path, accept := qemuPort(t)
 	p := newPort(slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() { defer close(done); p.run(ctx, path) }()
+	go p.run(ctx, path)
 	for range 2 {
 		c := accept()
 		if got := readLine(t, c); got != "PING 01" {
@@ -74,7 +73,7 @@ func TestPortReconnectsAndAsksAgain(t *testing.T) {
 		c.Close()
 	}
 	cancel()
-	<-done
+	unconnected(t, p)
 	if err := p.send(readiness.PowerOff{}); err == nil {
 		t.Error("send without a connection succeeds")
 	}
@@ -86,8 +85,7 @@ func TestPortFlood(t *testing.T) {
 	path, accept := qemuPort(t)
 	p := newPort(slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() { defer close(done); p.run(ctx, path) }()
+	go p.run(ctx, path)
 	c := accept()
 	readLine(t, c)
 	if err := c.SetDeadline(time.Now().Add(1500 * time.Millisecond)); err != nil {
@@ -108,5 +106,15 @@ func TestPortFlood(t *testing.T) {
 		t.Errorf("%d messages held", n)
 	}
 	cancel()
-	<-done
+	unconnected(t, p)
+}
+
+// unconnected waits for the connection's end.
+func unconnected(t *testing.T, p *port) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); p.connection() != nil; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the port is still connected")
+		}
+	}
 }

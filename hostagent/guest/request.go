@@ -3,7 +3,6 @@ package guest
 import (
 	"crypto/rand"
 	"fmt"
-	"regexp"
 	"time"
 
 	"github.com/secexec/secexec/bundle"
@@ -34,9 +33,6 @@ type Request struct {
 	Disks    []store.Disk    // beside the bundle's own, by Path; what is empty has a default, a serial too
 	Networks []store.Network // without a MAC: qemu.MAC's of the guest's UUID
 }
-
-// requestForm is what an id of a request may be.
-var requestForm = regexp.MustCompile(`^[a-zA-Z0-9-]{0,64}$`)
 
 // record makes the record of a guest to be.
 func record(m *bundle.Manifest, r Request) (*store.Guest, error) {

@@ -19,8 +19,24 @@ import (
 )
 
 // launch takes the guest from state starting to its end.
-func (l *life) launch(ctx context.Context) {
-	defer l.end()
+func (l *life) launch(ctx context.Context) { l.follow(ctx, l.run(ctx)) }
+
+// follow goes on in a goroutine of its own: the stack of what came before has
+// grown deep, and would be kept as long as the guest runs.
+func (l *life) follow(ctx context.Context, runs bool) {
+	if !runs {
+		l.end()
+		return
+	}
+	l.g.fleet.lives.Go(func() {
+		defer l.end()
+		l.supervise(ctx)
+	})
+}
+
+// run takes the guest from state starting to running, and tells whether it came
+// there.
+func (l *life) run(ctx context.Context) bool {
 	starting, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	bounded, stop := context.WithTimeout(starting, launchTimeout)
@@ -38,11 +54,11 @@ func (l *life) launch(ctx context.Context) {
 	case l.aborted.Load():
 		l.killProcess()
 		l.report(l.g.end(nil, true))
-		return
+		return false
 	case ctx.Err() != nil:
 		l.killProcess()
 		l.report(l.g.end(fault.New(fault.Interrupted, "hostagent ended while guest %s started", l.name()), false))
-		return
+		return false
 	default:
 		f := fault.As(err)
 		if f.Code == fault.Refused { // its boot loader says why, and stops
@@ -50,14 +66,14 @@ func (l *life) launch(ctx context.Context) {
 		}
 		l.killProcess()
 		l.report(l.g.end(f, l.aborted.Load()))
-		return
+		return false
 	}
 	if err := l.g.move(Running, func(rec *store.Guest) { pass(rec, "unpacked", store.ByHost) }); err != nil {
 		l.killProcess()
 		l.report(l.g.end(fault.As(err), l.aborted.Load()))
-		return
+		return false
 	}
-	l.supervise(ctx)
+	return true
 }
 
 // watchOrders cancels the launch at the first order.
@@ -189,7 +205,6 @@ func (l *life) startFault(rec *store.Guest, err error) error {
 
 // adopt takes over a guest that an earlier hostagent left running.
 func (l *life) adopt(ctx context.Context) {
-	defer l.end()
 	rec := l.g.Snapshot()
 	dialing, cancel := context.WithTimeout(ctx, adoptTimeout)
 	defer cancel()
@@ -217,5 +232,5 @@ func (l *life) adopt(ctx context.Context) {
 	}
 	// A guest may have become ready while nobody listened, and needs time to say so.
 	l.patience = adoptPatience
-	l.supervise(ctx)
+	l.follow(ctx, true)
 }

@@ -58,16 +58,16 @@ func start(spec Spec) (*process, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	// Nobody else reaps our child, so its number is its own until Wait below.
-	p, err := watch(Identity{PID: cmd.Process.Pid}, func() Exit {
-		cmd.Wait()
-		return exitOf(cmd.ProcessState)
-	})
+	// Nobody else reaps our child, so its number is its own until reap. Of cmd,
+	// which holds arguments, environment and a descriptor, no more is kept.
+	pid := cmd.Process.Pid
+	p, err := watch(Identity{PID: pid}, nil, func() Exit { return reap(pid) })
 	if err != nil {
 		cmd.Process.Kill()
 		cmd.Wait()
 		return nil, err
 	}
+	cmd.Process.Release()
 	return p, nil
 }
 
@@ -76,15 +76,16 @@ func (Direct) Adopt(ctx context.Context, id Identity) (Process, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("adopt process %d: %w", id.PID, err)
 	}
-	p, err := adopt(id, func() Exit { return Exit{} })
+	p, err := adopt(id, nil, func() Exit { return Exit{} })
 	if err != nil {
 		return nil, fmt.Errorf("adopt process: %w", err)
 	}
 	return p, nil
 }
 
-// adopt watches exactly the process of id; reap tells how it ended.
-func adopt(id Identity, reap func() Exit) (*process, error) {
+// adopt watches exactly the process of id, if check, which may be nil, is content
+// with it too; reap tells how it ended.
+func adopt(id Identity, check func(Identity) error, reap func() Exit) (*process, error) {
 	if id.PID <= 1 {
 		return nil, fmt.Errorf("process %d: %w", id.PID, ErrGone)
 	}
@@ -95,21 +96,20 @@ func adopt(id Identity, reap func() Exit) (*process, error) {
 	if id.BootID != boot {
 		return nil, fmt.Errorf("process %d ran before the machine was booted: %w", id.PID, ErrGone)
 	}
-	p, err := watch(id, reap)
-	if err != nil {
-		return nil, err
-	}
-	// watch opened the pidfd before it read the start time. If both match now,
-	// the process lived since before the pidfd, so the pidfd is its own.
-	if p.id.process() != id.process() {
-		p.release()
-		return nil, fmt.Errorf("process %d is another one now: %w", id.PID, ErrGone)
-	}
-	if s, err := readStat(id.PID); err != nil || s.dead() {
-		p.release()
-		return nil, fmt.Errorf("process %d has ended: %w", id.PID, ErrGone)
-	}
-	return p, nil
+	return watch(id, func(found Identity) error {
+		// The pidfd was opened before the start time was read. If both match now,
+		// the process lived since before the pidfd, so the pidfd is its own.
+		if found.process() != id.process() {
+			return fmt.Errorf("process %d is another one now: %w", id.PID, ErrGone)
+		}
+		if s, err := readStat(id.PID); err != nil || s.dead() {
+			return fmt.Errorf("process %d has ended: %w", id.PID, ErrGone)
+		}
+		if check == nil {
+			return nil
+		}
+		return check(found)
+	}, reap)
 }
 
 // FindOrphans implements [Launcher].
@@ -132,15 +132,21 @@ func (d Direct) FindOrphans(ctx context.Context, uuid string) ([]Process, error)
 	return found, nil
 }
 
-func exitOf(s *os.ProcessState) Exit {
-	if s == nil {
+// reap waits for a child and tells how it ended.
+func reap(pid int) Exit {
+	var w syscall.WaitStatus
+	_, err := syscall.Wait4(pid, &w, 0, nil)
+	for err == syscall.EINTR {
+		_, err = syscall.Wait4(pid, &w, 0, nil)
+	}
+	if err != nil {
 		return Exit{}
 	}
-	w, ok := s.Sys().(syscall.WaitStatus)
-	switch {
-	case !ok:
-		return Exit{}
-	case w.Signaled():
+	return exitOf(w)
+}
+
+func exitOf(w syscall.WaitStatus) Exit {
+	if w.Signaled() {
 		return Exit{Code: -1, Signal: w.Signal(), Known: true}
 	}
 	return Exit{Code: w.ExitStatus(), Known: true}

@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"sync"
+
+	"github.com/secexec/secexec/hostagent/wake"
 )
 
-// process is a process watched by one goroutine, which owns the pidfd.
+// process is a process that is watched until it ends, which closes the pidfd.
 type process struct {
 	id     Identity
 	fd     *pidfd
@@ -18,33 +20,35 @@ type process struct {
 
 var _ Process = (*process)(nil)
 
-// watch opens the process that has the number id.PID now and starts the goroutine
-// that waits for its end; reap is called once then. The process's unit is as id
-// says, the rest of its identity as found.
-func watch(id Identity, reap func() Exit) (*process, error) {
+// watch opens the process that has the number id.PID now and waits for its end;
+// reap is called once then. Its unit is as id says, the rest of its identity as
+// found. Unless check, which may be nil, is content with it, it is not watched:
+// reap, which may use up what can be known of the end, is not called.
+func watch(id Identity, check func(found Identity) error, reap func() Exit) (*process, error) {
 	fd, err := openPidfd(id.PID)
 	if err != nil {
 		return nil, err
 	}
-	unit, invocation := id.Unit, id.Invocation
-	id, err = identify(id.PID)
+	p := &process{fd: fd, exited: make(chan struct{})}
+	p.id, err = identify(id.PID)
+	p.id.Unit, p.id.Invocation = id.Unit, id.Invocation
+	if err == nil && check != nil {
+		err = check(p.id)
+	}
+	if err == nil {
+		_, err = wake.Readable(fd.raw, func() {
+			defer fd.close()
+			exit := reap()
+			p.mu.Lock()
+			p.exit = exit
+			p.mu.Unlock()
+			close(p.exited)
+		})
+	}
 	if err != nil {
 		fd.close()
 		return nil, err
 	}
-	id.Unit, id.Invocation = unit, invocation
-	p := &process{id: id, fd: fd, exited: make(chan struct{})}
-	go func() {
-		defer fd.close()
-		if fd.wait() != nil {
-			return // released
-		}
-		exit := reap()
-		p.mu.Lock()
-		p.exit = exit
-		p.mu.Unlock()
-		close(p.exited)
-	}()
 	return p, nil
 }
 
@@ -54,9 +58,6 @@ func endedProcess(id Identity, exit Exit) *process {
 	close(p.exited)
 	return p
 }
-
-// release ends the watch of a process that turned out not to be ours.
-func (p *process) release() { p.fd.close() }
 
 func (p *process) Identity() Identity      { return p.id }
 func (p *process) Exited() <-chan struct{} { return p.exited }

@@ -174,6 +174,10 @@ func (s *Systemd) startUnit(ctx context.Context, unit string, props []property) 
 	}
 }
 
+// execPatience is how long a process may show no arguments: execve closes the
+// descriptors that tell its caller of it before it puts them in place.
+const execPatience = time.Second
+
 // abandon clears away a unit whose start was not answered, if there is one. A unit
 // that runs more than our waiting process is left alone: it is another's.
 func (s *Systemd) abandon(ctx context.Context, unit, uuid string) error {
@@ -183,6 +187,10 @@ func (s *Systemd) abandon(ctx context.Context, unit, uuid string) error {
 	}
 	if state.MainPID != 0 {
 		cmdline, err := readSmall(procFile(int(state.MainPID), "cmdline"), maxCmdline)
+		for end := time.Now().Add(execPatience); err == nil && len(cmdline) == 0 && time.Now().Before(end); { // in the middle of execve
+			time.Sleep(time.Millisecond)
+			cmdline, err = readSmall(procFile(int(state.MainPID), "cmdline"), maxCmdline)
+		}
 		argv := splitArgs(cmdline)
 		if err == nil && (len(argv) != 4 || argv[1] != "exec" || argv[3] != uuid) {
 			return ErrRuns
@@ -216,19 +224,15 @@ func (s *Systemd) handOver(ctx context.Context, unit string, socket int, message
 		return nil, fmt.Errorf("unit %s: %w", unit, err)
 	}
 	id := Identity{PID: pid, Unit: unit, Invocation: invocation}
-	p, err := watch(id, func() Exit { return s.result(id) })
-	if errors.Is(err, ErrGone) { // ended, and reaped, already
-		return endedProcess(id, s.result(id)), nil
+	p, err := watch(id, s.units.holds, func() Exit { return s.result(id) })
+	if errors.Is(err, ErrGone) {
+		exit := s.result(id)
+		if _, e := readStat(pid); exit.Known || errors.Is(e, ErrGone) { // ended already
+			return endedProcess(id, exit), nil
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("unit %s: %w", unit, err)
-	}
-	if err := s.units.holds(p.id); err != nil {
-		p.release()
-		if exit := s.result(id); exit.Known {
-			return endedProcess(id, exit), nil
-		}
-		return nil, err
 	}
 	return p, nil
 }
@@ -255,12 +259,7 @@ func (s *Systemd) Adopt(ctx context.Context, id Identity) (Process, error) {
 	if id.Unit == "" {
 		return Direct{}.Adopt(ctx, id)
 	}
-	p, err := adopt(id, func() Exit { return s.result(id) })
-	if err == nil {
-		if err = s.units.holds(id); err != nil {
-			p.release()
-		}
-	}
+	p, err := adopt(id, s.units.holds, func() Exit { return s.result(id) })
 	if errors.Is(err, ErrGone) {
 		if exit := s.result(id); exit.Known {
 			err = &EndedError{exit}
@@ -307,12 +306,9 @@ func (s *Systemd) orphan(ctx context.Context, unit string) (Process, error) {
 	}
 	if state.MainPID > 1 && !state.ended() {
 		id := Identity{PID: int(state.MainPID), Unit: unit, Invocation: state.Invocation}
-		p, err := watch(id, func() Exit { return s.result(id) })
+		p, err := watch(id, s.units.holds, func() Exit { return s.result(id) })
 		if err == nil {
-			if err = s.units.holds(p.id); err == nil {
-				return p, nil
-			}
-			p.release()
+			return p, nil
 		}
 		if !errors.Is(err, ErrGone) {
 			return nil, err

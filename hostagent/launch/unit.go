@@ -3,11 +3,12 @@ package launch
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/godbus/dbus/v5"
+
+	"github.com/secexec/secexec/form"
 )
 
 // Slice is the slice that all guests' units are in.
@@ -29,12 +30,10 @@ const (
 // event loops.
 const maxTasks = 512
 
-var unitName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
-
 // UnitName is the unit of a guest: secexec-guest-NAME.service. A guest's name is
 // made of what a unit's name may hold, so nothing is escaped.
 func UnitName(name string) (string, error) {
-	if !unitName.MatchString(name) {
+	if !form.Name.MatchString(name) {
 		return "", fmt.Errorf("guest name %.80q is not 1 to 63 characters of a-z, 0-9 and '-'", name)
 	}
 	return unitPrefix + name + unitSuffix, nil

@@ -2,10 +2,10 @@ package move
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
+	"github.com/secexec/secexec/form"
 	"github.com/secexec/secexec/hostagent/fault"
 	"github.com/secexec/secexec/hostagent/qemu"
 	"github.com/secexec/secexec/hostagent/store"
@@ -64,15 +64,6 @@ func own(rec *store.Guest) *store.Guest {
 	}
 }
 
-var (
-	uuidForm   = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
-	fileForm   = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}$`)
-	serialForm = regexp.MustCompile(`^[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,19}$`)
-	hexForm    = regexp.MustCompile(`^[0-9a-f]{0,64}$`)
-	macForm    = regexp.MustCompile(`^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$`)
-	tapForm    = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,14}$`)
-)
-
 // Arrival is the record that this node keeps of a guest that another one sent:
 // what a guest may bring, each value checked. Its owner stays the same user.
 func Arrival(text []byte) (*store.Guest, error) {
@@ -89,9 +80,9 @@ func Arrival(text []byte) (*store.Guest, error) {
 
 func check(rec *store.Guest) error {
 	switch {
-	case !uuidForm.MatchString(rec.UUID):
+	case !form.UUID.MatchString(rec.UUID):
 		return fmt.Errorf("%.80q is no UUID", rec.UUID)
-	case !hexForm.MatchString(rec.ImageID) || !hexForm.MatchString(rec.Identity):
+	case !form.Hex.MatchString(rec.ImageID) || !form.Hex.MatchString(rec.Identity):
 		return fmt.Errorf("its image id or identity is not in hex")
 	case rec.Boot != "" && rec.Boot != "disk":
 		return fmt.Errorf("boot %.80q is not known here", rec.Boot)
@@ -110,14 +101,14 @@ func check(rec *store.Guest) error {
 			return fmt.Errorf("disk %.80q is one of the other node's: %.200q", d.Serial, d.Path)
 		case d.Format != "" && d.Format != "raw": // qcow2 may name other files, which QEMU would open
 			return fmt.Errorf("disk %.80q is %.80q, and only raw ones travel", d.Serial, d.Format)
-		case !serialForm.MatchString(d.Serial) || serials[d.Serial]:
+		case !form.Serial.MatchString(d.Serial) || serials[d.Serial]:
 			return fmt.Errorf("disk serial %.80q is not a unique name of 1 to 20 characters", d.Serial)
 		}
 		serials[d.Serial] = true
 	}
 	files := make(map[string]bool)
 	for _, file := range Files(rec) {
-		if !fileForm.MatchString(file) || store.Reserved(file) || files[file] {
+		if !form.File.MatchString(file) || store.Reserved(file) || files[file] {
 			return fmt.Errorf("file %.80q is not a unique plain name", file)
 		}
 		files[file] = true
@@ -127,9 +118,9 @@ func check(rec *store.Guest) error {
 	}
 	for _, n := range rec.Networks {
 		switch {
-		case n.MAC != "" && !macForm.MatchString(n.MAC):
+		case n.MAC != "" && !form.MAC.MatchString(n.MAC):
 			return fmt.Errorf("MAC %.80q is not six octets in lower-case hex of one station", n.MAC)
-		case n.Kind == "user" && n.Tap == "", n.Kind == "tap" && tapForm.MatchString(n.Tap) && !strings.Contains(n.Tap, ".."):
+		case n.Kind == "user" && n.Tap == "", n.Kind == "tap" && form.Tap.MatchString(n.Tap) && !strings.Contains(n.Tap, ".."):
 		default:
 			return fmt.Errorf("network %.80q with interface %.80q is not known here", n.Kind, n.Tap)
 		}

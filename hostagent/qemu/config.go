@@ -17,6 +17,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+
+	"github.com/secexec/secexec/form"
 )
 
 // Config says what one QEMU process runs. The caller fills in the guest's own
@@ -75,23 +77,21 @@ const (
 	MaxCPUs      = 248
 )
 
+// maxCPU bounds the text of a CPU model with its features.
+const maxCPU = 1024
+
 // maxSocketPath is sun_path's room less its NUL.
 const maxSocketPath = 107
 
-var (
-	nameForm     = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
-	uuidForm     = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
-	loadparmForm = regexp.MustCompile(`^[A-Z0-9.]{0,8}$`)
-	cpuForm      = regexp.MustCompile(`^[a-z0-9][a-zA-Z0-9._-]{0,40}(,[a-z0-9-]+=(on|off))*$`)
-)
+var cpuForm = regexp.MustCompile(`^[a-z0-9][a-zA-Z0-9._-]*(,[a-z0-9-]+=(on|off))*$`)
 
 // Check reports the first value that QEMU could not run with or could
 // misunderstand.
 func (c *Config) Check() error {
 	switch {
-	case !nameForm.MatchString(c.Name):
+	case !form.Name.MatchString(c.Name):
 		return invalid("guest name %q is not 1 to 63 characters of a-z, 0-9 and '-'", c.Name)
-	case !uuidForm.MatchString(c.UUID):
+	case !form.UUID.MatchString(c.UUID):
 		return invalid("UUID %q is not 8-4-4-4-12 lower-case hex digits", c.UUID)
 	case c.Binary == "":
 		return invalid("no QEMU program")
@@ -103,7 +103,7 @@ func (c *Config) Check() error {
 		return invalid("accelerator %q is neither kvm nor tcg", c.Accel)
 	case c.Accel == "tcg" && c.Confidential:
 		return invalid("an s390-pv-guest needs kvm")
-	case !cpuForm.MatchString(c.CPU):
+	case len(c.CPU) > maxCPU || !cpuForm.MatchString(c.CPU):
 		return invalid("CPU model %q", c.CPU)
 	case c.QMPSocket == "":
 		return invalid("no QMP socket: nothing could start or stop the guest")
@@ -134,7 +134,7 @@ func (c *Config) Check() error {
 
 // CheckLoadparm refuses what QEMU takes for no loadparm; "" is none.
 func CheckLoadparm(s string) error {
-	if !loadparmForm.MatchString(s) {
+	if !form.Loadparm.MatchString(s) {
 		return invalid("loadparm %q is not at most 8 characters of A-Z, 0-9 and '.'", s)
 	}
 	return nil

@@ -2,7 +2,8 @@ package qemu
 
 import (
 	"fmt"
-	"regexp"
+
+	"github.com/secexec/secexec/form"
 )
 
 // MaxDisks bounds a guest's disks, those of its bundle included.
@@ -58,8 +59,6 @@ const (
 	Unmap  Discard = "unmap"  // the host frees the blocks: it learns which ones are in use
 )
 
-var serialForm = regexp.MustCompile(`^[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,19}$`)
-
 // CheckDisks refuses disks that QEMU could not attach or would misunderstand;
 // it does not look at the files.
 func CheckDisks(disks []Disk) error {
@@ -82,7 +81,7 @@ func CheckDisks(disks []Disk) error {
 
 func (d *Disk) check() error {
 	switch {
-	case !serialForm.MatchString(d.Serial):
+	case !form.Serial.MatchString(d.Serial):
 		return invalid("disk serial %q is not 1 to 20 characters of a-z, A-Z, 0-9, '.', '_' and '-'", d.Serial)
 	case d.Format != "" && d.Format != Raw && d.Format != Qcow2:
 		return invalid("disk %s has unknown format %q: raw or qcow2", d.Serial, d.Format)

@@ -9,7 +9,10 @@ import (
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
+
+	"github.com/secexec/secexec/hostagent/wake"
 )
 
 // CommandTimeout bounds each QMP command (and the greeting) whose context has no
@@ -38,11 +41,19 @@ type Monitor struct {
 	once    sync.Once
 	write   chan struct{} // holds one token; its holder may write
 
+	// Of the reader: one goroutine at a time, none while QEMU says nothing.
+	raw    syscall.RawConn // nil: it waits in a goroutine
+	lines  *bufio.Reader
+	window time.Time // since when got counts
+	got    int       // bytes
+
 	mu      sync.Mutex // guards the rest
 	next    uint64
 	waiting map[uint64]chan reply
 	dropped uint64
 	failure error // why the reader ended
+	hungUp  bool
+	parked  *wake.Call // of the reader, which waits
 }
 
 // Status is QEMU's run state.
@@ -74,7 +85,7 @@ func newMonitor(ctx context.Context, conn net.Conn) (*Monitor, error) {
 	// The greeting is read here, before the reader starts, so the context must
 	// be able to end that read.
 	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
-	lines := bufio.NewReaderSize(conn, 1024) // a hundred guests have a hundred of them
+	lines := bufio.NewReaderSize(conn, 512) // a hundred guests have a hundred of them
 	line, err := readLine(lines)
 	if !stop() {
 		return nil, fmt.Errorf("wait for greeting: %w", context.Cause(ctx))
@@ -98,9 +109,16 @@ func newMonitor(ctx context.Context, conn net.Conn) (*Monitor, error) {
 		closing: make(chan struct{}),
 		write:   make(chan struct{}, 1),
 		waiting: make(map[uint64]chan reply),
+		lines:   lines,
+		window:  time.Now(),
+	}
+	if c, ok := conn.(syscall.Conn); ok {
+		if m.raw, err = c.SyscallConn(); err != nil {
+			return nil, err
+		}
 	}
 	m.write <- struct{}{}
-	go m.read(lines)
+	go m.read()
 	if err := m.Execute(ctx, "qmp_capabilities", nil, nil); err != nil {
 		m.Close()
 		return nil, err
@@ -137,12 +155,37 @@ func (m *Monitor) Err() error {
 // Close ends the connection and waits for the reader. QEMU runs on.
 func (m *Monitor) Close() error {
 	m.once.Do(func() { close(m.closing) })
-	err := m.conn.Close()
+	err := m.hangUp()
 	<-m.done
 	if errors.Is(err, net.ErrClosed) {
 		return nil
 	}
 	return err
+}
+
+// hangUp closes the connection, which ends the reader.
+func (m *Monitor) hangUp() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.hungUp = true
+	err := m.conn.Close()
+	if m.parked != nil && m.parked.Cancel() {
+		go m.read()
+	}
+	return err
+}
+
+// park lets the reader end and go on in another goroutine when QEMU says
+// something. It tells whether it may end.
+func (m *Monitor) park() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.raw == nil || m.hungUp {
+		return false
+	}
+	call, err := wake.Readable(m.raw, m.read)
+	m.parked = call
+	return err == nil
 }
 
 // Status asks for the run state.
@@ -254,7 +297,7 @@ func (m *Monitor) send(ctx context.Context, text []byte, file *os.File) error {
 	stop := context.AfterFunc(ctx, func() { m.conn.SetWriteDeadline(time.Unix(1, 0)) })
 	err := m.writeWith(text, file)
 	if !stop() || err != nil {
-		m.conn.Close()
+		m.hangUp()
 		if ctx.Err() != nil {
 			return fmt.Errorf("send: %w", context.Cause(ctx))
 		}
@@ -265,17 +308,16 @@ func (m *Monitor) send(ctx context.Context, text []byte, file *os.File) error {
 
 // read is the reader: it runs until the connection ends and waits for nothing
 // else, but when QEMU sends more than maxRate.
-func (m *Monitor) read(lines *bufio.Reader) {
+func (m *Monitor) read() {
 	failure := ErrClosed
-	window, got := time.Now(), 0
 	for {
-		line, err := readLine(lines)
-		if got += len(line); got >= maxRate {
+		line, err := readLine(m.lines)
+		if m.got += len(line); m.got >= maxRate {
 			select {
-			case <-time.After(time.Until(window.Add(time.Second))):
+			case <-time.After(time.Until(m.window.Add(time.Second))):
 			case <-m.closing:
 			}
-			window, got = time.Now(), 0
+			m.window, m.got = time.Now(), 0
 		}
 		if err != nil {
 			if errors.Is(err, ErrProtocol) {
@@ -298,6 +340,9 @@ func (m *Monitor) read(lines *bufio.Reader) {
 		}
 		if !errors.Is(failure, ErrClosed) {
 			break
+		}
+		if m.lines.Buffered() == 0 && m.park() {
+			return
 		}
 	}
 	m.conn.Close()

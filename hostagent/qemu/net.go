@@ -4,9 +4,10 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/secexec/secexec/form"
 )
 
 // Bounds of a guest's networks. A queue pair is two virtqueues, and one more of
@@ -24,11 +25,6 @@ type Net struct {
 	Queues int    // queue pairs, 0 means 1; more than one for Tap only
 	FDs    []int  // the tap's queues as descriptors of the process, from [OpenTap]; none: QEMU opens Tap itself
 }
-
-var (
-	macForm = regexp.MustCompile(`^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$`) // no group address
-	tapForm = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,14}$`)    // IFNAMSIZ less NUL
-)
 
 // CheckNets refuses networks that QEMU could not attach or would misunderstand;
 // it does not look for the interfaces.
@@ -55,11 +51,11 @@ func CheckNets(nets []Net) error {
 
 func (n *Net) check() error {
 	switch {
-	case !macForm.MatchString(n.MAC) || n.MAC == "00:00:00:00:00:00":
+	case !form.MAC.MatchString(n.MAC) || n.MAC == "00:00:00:00:00:00":
 		return invalid("MAC address %q is not six octets of one interface, in lower-case hex with colons", n.MAC)
 	case n.User == (n.Tap != ""):
 		return invalid("network wants either a tap interface or user mode")
-	case n.Tap != "" && !tapForm.MatchString(n.Tap):
+	case n.Tap != "" && !form.Tap.MatchString(n.Tap):
 		return invalid("tap interface %q is no interface name", n.Tap)
 	case n.Queues < 0 || n.Queues > MaxNetQueues:
 		return invalid("network has %d queue pairs, at most %d", n.Queues, MaxNetQueues)
@@ -81,7 +77,7 @@ func (n *Net) check() error {
 // behind a fixed prefix would not do.
 func MAC(uuid string, index int) (string, error) {
 	id, err := hex.DecodeString(strings.ReplaceAll(uuid, "-", ""))
-	if err != nil || !uuidForm.MatchString(uuid) || index < 0 || index >= MaxNets {
+	if err != nil || !form.UUID.MatchString(uuid) || index < 0 || index >= MaxNets {
 		return "", invalid("UUID %q and interface %d give no MAC address", uuid, index)
 	}
 	sum := sha256.Sum256(append(id, byte(index)))

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/secexec/secexec/form"
 )
 
 // ErrTap is wrapped by every error about a tap interface.
@@ -61,7 +63,7 @@ func OpenTap(name string, queues int) ([]*os.File, error) {
 // CheckTap finds an interface in sysfs and tells the flags that its queues are
 // opened with: those that it was made with, or the kernel refuses.
 func CheckTap(sysfs, name string, queues int) (flags uint16, err error) {
-	if !tapForm.MatchString(name) {
+	if !form.Tap.MatchString(name) {
 		return 0, invalid("tap interface %q is no interface name", name)
 	}
 	dir := filepath.Join(sysfs, "class/net", name)

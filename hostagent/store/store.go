@@ -16,12 +16,12 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/secexec/secexec/form"
 	"github.com/secexec/secexec/hostagent/launch"
 )
 
@@ -197,11 +197,9 @@ func Open(dir string) (*Store, error) {
 // Close unlocks the folder.
 func (s *Store) Close() error { return s.lock.Close() }
 
-var nameForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
-
 // CheckName refuses what may not name a guest, and so a folder.
 func CheckName(name string) error {
-	if !nameForm.MatchString(name) {
+	if !form.Name.MatchString(name) {
 		return fmt.Errorf("%w %.80q: 1 to 63 characters of a-z, 0-9 and '-', the first one no '-'", ErrName, name)
 	}
 	return nil
