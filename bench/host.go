@@ -44,27 +44,33 @@ type figures struct {
 	Survived   int              `json:"survived"` // guests listed then
 }
 
+// manyGuests is what List is timed with.
+const manyGuests = 1000
+
 // host measures both stacks, one after the other: 100 guests of each would not
 // fit beside each other.
-func host(ctx context.Context, o *options) (all []*figures, floor float64, err error) {
+func host(ctx context.Context, o *options) (all []*figures, floor, listed float64, err error) {
 	dir, err := os.MkdirTemp("", "b") // short: sockets have short paths
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, 0, err
 	}
 	defer os.RemoveAll(dir)
 	if floor, err = qemuFloor(ctx, dir, o.runs); err != nil {
-		return nil, 0, err
+		return nil, 0, 0, err
 	}
 	fmt.Printf("QEMU alone to its first QMP answer: %.1f ms\n", floor)
+	if listed, err = listMany(ctx, dir, manyGuests, o); err != nil {
+		return nil, 0, 0, err
+	}
 	ours, err := newOurs(dir, o)
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, 0, err
 	}
 	stacks := []stack{ours}
 	if _, err := exec.LookPath("libvirtd"); err == nil {
 		theirs, err := newLibvirt(filepath.Join(dir, "libvirt"), o)
 		if err != nil {
-			return nil, 0, err
+			return nil, 0, 0, err
 		}
 		stacks = append(stacks, theirs)
 	} else {
@@ -73,11 +79,11 @@ func host(ctx context.Context, o *options) (all []*figures, floor float64, err e
 	for _, s := range stacks {
 		f, err := watch(ctx, s, o)
 		if err = errors.Join(err, s.close()); err != nil {
-			return nil, 0, fmt.Errorf("%s: %w", s.label(), err)
+			return nil, 0, 0, fmt.Errorf("%s: %w", s.label(), err)
 		}
 		all = append(all, f)
 	}
-	return all, floor, nil
+	return all, floor, listed, nil
 }
 
 // watch takes a stack through its paces.

@@ -178,3 +178,32 @@ func eventually(ctx context.Context, try func() error) error {
 	}
 	return errors.Join(err, ctx.Err())
 }
+
+// listMany is what a call of List takes with so many guests.
+func listMany(ctx context.Context, dir string, n int, o *options) (float64, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return 0, err
+	}
+	s := &ours{o, filepath.Join(dir, "many"), self, nil}
+	if err := errors.Join(os.MkdirAll(filepath.Join(s.dir, "run"), 0o700), populate(s.dir, n)); err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(s.dir)
+	if err := s.boot(ctx); err != nil {
+		return 0, err
+	}
+	defer s.murder()
+	c, err := client.Dial(ctx, s.socket(), nil)
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	return timed(10*o.runs, func(int) error {
+		guests, err := c.List(ctx)
+		if err == nil && len(guests) != n {
+			err = fmt.Errorf("%d guests of %d", len(guests), n)
+		}
+		return err
+	})
+}

@@ -64,11 +64,11 @@ func main() {
 		}
 		exit(report(*out, filepath.Base(os.Args[0]), groups))
 	case "host":
-		all, floor, err := host(ctx, &o)
+		all, floor, listed, err := host(ctx, &o)
 		if err != nil {
 			exit(err)
 		}
-		exit(hostReport(*out, all, floor, &o))
+		exit(hostReport(*out, all, floor, listed, &o))
 	}
 	exit(fmt.Errorf("nothing to time is called %q", flag.Arg(0)))
 }
