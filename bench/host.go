@@ -117,6 +117,7 @@ func watch(ctx context.Context, s stack, o *options) (*figures, error) {
 	f.StartCPU = ms(last.CPU-f.Idle.CPU) / float64(o.guests)
 	fmt.Printf("%s with %d: %.1f MiB, %d threads, %d descriptors; start %.1f ms, own CPU %.1f ms\n", f.Label, o.guests, last.PSS, last.Threads, last.Files, f.StartWall, f.StartCPU)
 
+	time.Sleep(8 * time.Second) // hostagent gives memory back 5 s after the last change
 	before, err := usageOf(s.pids())
 	if err != nil {
 		return nil, err
