@@ -49,7 +49,7 @@ func TestSoak(t *testing.T) {
 		if total, err = time.ParseDuration(text); err != nil {
 			t.Fatalf("%s=%s: %v", soakEnv, text, err)
 		}
-		s.long, s.pace = true, 150*time.Millisecond // a third of a CPU, QEMUs and all
+		s.long, s.pace = true, 150*time.Millisecond // a fifth of a CPU, QEMUs and all
 	}
 	withProcesses(t)
 	s.node = newNode(t, "--metrics", "unix:"+shortDir(t)+"/m")
