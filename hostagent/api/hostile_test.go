@@ -300,8 +300,11 @@ func TestHalfFrames(t *testing.T) {
 			t.Errorf("%s: the connection goes on (%v)", name, err)
 		}
 	}
-	// Byte by byte, for as long as it is let.
+	// Byte by byte of one frame, for as long as it is let.
 	conn := rawDial(t, path)
+	if _, err := conn.Write(header{maxFrame, 1, typeRequest, 0}.append(nil)); err != nil {
+		t.Fatal(err)
+	}
 	for i := 0; ; i++ {
 		if _, err := conn.Write([]byte{0}); err != nil {
 			break
