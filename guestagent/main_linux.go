@@ -10,7 +10,6 @@ package main
 import (
 	"crypto/ed25519"
 	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -27,8 +26,8 @@ import (
 
 // Descriptors from guestinit.
 const (
-	handoffFD = 3 // pipe: handoff, then end of file at the hand-over
-	portFD    = 4 // readiness port, non-blocking
+	initFD = 3 // packets from guestinit: the handoff, then end of file at the hand-over
+	portFD = 4 // readiness port, non-blocking
 )
 
 // Bounds of waiting.
@@ -55,8 +54,7 @@ func run() error {
 	}
 	_ = unix.Mlockall(unix.MCL_CURRENT) // a root without swap does not need it
 
-	pipe := os.NewFile(handoffFD, "handoff")
-	h, err := readHandoff(pipe)
+	h, err := readHandoff()
 	if err != nil {
 		return err
 	}
@@ -72,37 +70,23 @@ func run() error {
 
 	// End of file: PID 1 has become the root's init.
 	var end [1]byte
-	if n, _ := pipe.Read(end[:]); n != 0 {
-		return errors.New("read handoff: more than one")
+	if n, err := unix.Read(initFD, end[:]); n != 0 || err != nil {
+		return fmt.Errorf("wait for the hand-over: %d bytes, %w", n, err)
 	}
-	pipe.Close()
+	unix.Close(initFD)
 	send(a.pass(readiness.StageReady, millis()))
 	return serve(a)
 }
 
-// readHandoff reads one handoff: u16 length, then that many bytes.
-func readHandoff(pipe *os.File) (*sealed.Handoff, error) {
-	var size [2]byte
-	if err := readFull(pipe, size[:]); err != nil {
-		return nil, fmt.Errorf("read handoff: %w", err)
-	}
-	raw := make([]byte, binary.BigEndian.Uint16(size[:]))
+// readHandoff reads one handoff, a packet.
+func readHandoff() (*sealed.Handoff, error) {
+	raw := make([]byte, sealed.MaxHandoff+1)
 	defer clear(raw)
-	if err := readFull(pipe, raw); err != nil {
+	n, err := unix.Read(initFD, raw)
+	if err != nil {
 		return nil, fmt.Errorf("read handoff: %w", err)
 	}
-	return sealed.UnmarshalHandoff(raw)
-}
-
-func readFull(f *os.File, b []byte) error {
-	for len(b) > 0 {
-		n, err := f.Read(b)
-		if err != nil {
-			return err
-		}
-		b = b[n:]
-	}
-	return nil
+	return sealed.UnmarshalHandoff(raw[:n])
 }
 
 // serve answers lines until the port is gone. It waits in poll without an end:

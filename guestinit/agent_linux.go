@@ -15,29 +15,35 @@ import (
 const agentCgroup = "/sys/fs/cgroup/secexec"
 
 // startAgent starts guestagent from the initramfs and tells it what it needs
-// over a pipe:
+// over a socket pair of packets, whose other end it returns:
 //
 //	guestinit                         guestagent
-//	    │ fork, exec "@guestagent" ───▶ │ fd 3: pipe, fd 4: readiness port
+//	    │ fork, exec "@guestagent" ───▶ │ fd 3: socket, fd 4: readiness port
 //	    │ handoff (package sealed) ───▶ │ reads it, prepares its keys
 //	    │ exec of the root's init       │
-//	    └ closes the pipe's end ──────▶ │ end of file: the hand-over is done, "ready"
+//	    └ closes the socket's end ────▶ │ end of file: the hand-over is done
+//
+// A guestinit that stays PID 1 does not close it: package workload.
 //
 // The name starts with @ so that systemd spares it when it kills all that is
 // left at shutdown (systemd: ROOT_STORAGE_DAEMONS).
-func startAgent(b *boot, record *sealed.Record) error {
-	var pipe [2]int
-	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
-		return fmt.Errorf("make pipe: %w", err)
+func startAgent(b *boot, record *sealed.Record) (int, error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("make socket pair: %w", err)
 	}
-	defer unix.Close(pipe[0])
-	port := -1
+	defer unix.Close(pair[1])
+	if err := launchAgent(b, record, pair); err != nil {
+		unix.Close(pair[0])
+		return -1, err
+	}
+	return pair[0], nil
+}
+
+func launchAgent(b *boot, record *sealed.Record, pair [2]int) error {
+	files := []uintptr{0, 1, 2, uintptr(pair[1])}
 	if b.port != nil {
-		port = b.port.FD
-	}
-	files := []uintptr{0, 1, 2, uintptr(pipe[0])}
-	if port >= 0 {
-		files = append(files, uintptr(port))
+		files = append(files, uintptr(b.port.FD))
 	}
 	pid, err := syscall.ForkExec(agentPath, []string{"@guestagent"}, &syscall.ProcAttr{
 		Dir: "/", Env: []string{}, Files: files, Sys: &syscall.SysProcAttr{Setsid: true},
@@ -52,8 +58,11 @@ func startAgent(b *boot, record *sealed.Record) error {
 		return fmt.Errorf("move guestagent to its cgroup: %w", err)
 	}
 	h := sealed.Handoff{
-		IdentitySeed: record.IdentitySeed, ImageID: record.ImageID, RootID: record.Root.ID,
-		BootID: b.bootID, StopSignal: record.StopSignal,
+		IdentitySeed: record.IdentitySeed, ImageID: record.ImageID, RootID: record.Root.ID, RootMode: record.Root.Mode,
+		BootID: b.bootID, Ready: record.Ready, Channel: record.Channel,
+	}
+	if record.Exec != nil {
+		h.StopSignal = record.Exec.StopSignal
 	}
 	for _, s := range b.stages.Passed {
 		h.Stages = append(h.Stages, sealed.Stage{Name: s.Name, Millis: s.Millis})
@@ -63,15 +72,12 @@ func startAgent(b *boot, record *sealed.Record) error {
 		return err
 	}
 	defer raw.Wipe()
-	// Its length first; both fit into the pipe, so this never waits. The
-	// writing end stays open until exec closes it.
-	message := append([]byte{byte(len(raw) >> 8), byte(len(raw))}, raw...)
-	defer clear(message)
-	if n, err := unix.Write(pipe[1], message); err != nil || n != len(message) {
-		return fmt.Errorf("tell guestagent: %d of %d bytes: %w", n, len(message), err)
+	// One packet, which the socket holds until guestagent reads it.
+	if err := unix.Send(pair[0], raw, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL); err != nil {
+		return fmt.Errorf("tell guestagent: %w", err)
 	}
-	if port >= 0 {
-		unix.Close(port)
+	if b.port != nil {
+		unix.Close(b.port.FD)
 		b.port = nil
 		b.stages.Detach()
 	}

@@ -74,9 +74,10 @@ func plan(t *testing.T) Plan {
 		Init:  filepath.Join(dir, "guestinit"),
 		Agent: filepath.Join(dir, "guestagent"),
 		Record: &sealed.Record{
-			ImageID: [16]byte{1}, IdentitySeed: bytes.Repeat(secret.Bytes{2}, 32), Init: "/sbin/init", StopSignal: 38,
+			ImageID: [16]byte{1}, IdentitySeed: bytes.Repeat(secret.Bytes{2}, 32), EntropySeed: bytes.Repeat(secret.Bytes{5}, 32),
+			Exec: &sealed.Exec{Init: "/sbin/init", StopSignal: 38},
 			Root: sealed.Volume{ID: [16]byte{3}, Serial: "root", Key: bytes.Repeat(secret.Bytes{4}, sealed.KeySize),
-				Cipher: sealed.Cipher, Offset: 16 << 20, Size: 64 << 20, FSType: "ext4"},
+				Offset: 16 << 20, Size: 64 << 20, FSType: "ext4"},
 		},
 	}
 }
@@ -244,7 +245,7 @@ func TestWriteRefuses(t *testing.T) {
 		"agent a module": {func(p *Plan) {
 			p.Agent = filepath.Join(filepath.Dir(p.Agent), "lib/modules/6.12-test/kernel/lib/crc16.ko")
 		}, ErrNotS390x, "/guestagent"},
-		"bad record": {func(p *Plan) { p.Record.Init = "init" }, sealed.ErrInvalid, "/sealed.record"},
+		"bad record": {func(p *Plan) { p.Record.Exec.Init = "init" }, sealed.ErrInvalid, "/sealed.record"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

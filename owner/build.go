@@ -11,14 +11,12 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/secexec/secexec/bootdisk"
 	"github.com/secexec/secexec/bundle"
 	"github.com/secexec/secexec/outfile"
 	"github.com/secexec/secexec/sealed"
-	"github.com/secexec/secexec/secret"
 )
 
 // Names of a bundle's parts and the root disk's serial number.
@@ -72,14 +70,8 @@ func Build(ctx context.Context, p Plan) (*Result, error) {
 	}
 
 	p.step("pack initrd")
-	record := &sealed.Record{
-		ImageID: [sealed.IDSize]byte(secret.Random(sealed.IDSize)), IdentitySeed: keys.Identity,
-		Root: disks[0].volume(), Init: p.Init, StopSignal: p.StopSignal,
-	}
-	for _, d := range disks[1:] {
-		record.Data = append(record.Data, sealed.DataVolume{Volume: d.volume(), Mount: d.mount})
-	}
-	slices.SortFunc(record.Data, func(a, b sealed.DataVolume) int { return strings.Compare(a.Mount, b.Mount) }) // a folder before what is in it
+	record := p.record(keys, disks)
+	defer record.EntropySeed.Wipe()
 	rd, err := packInitrd(ctx, &p, found, record, fileSystems(disks), out.secrets)
 	if err != nil {
 		return nil, err

@@ -124,7 +124,7 @@ func (d *disk) make(ctx context.Context, p *Plan, prev *previous, into *outfile.
 // volume is the disk as the sealed record has it. The record shares its key.
 func (d *disk) volume() sealed.Volume {
 	v := sealed.Volume{
-		Key: d.key, Cipher: sealed.Cipher, Offset: uint64(d.about.Offset), Size: uint64(d.about.Size),
+		Key: d.key, Offset: uint64(d.about.Offset), Size: uint64(d.about.Size),
 		FSType: d.about.FSType, ReadOnly: d.fs.ReadOnly || d.about.FSType == "erofs",
 	}
 	_, _ = hex.Decode(v.ID[:], []byte(d.about.ID))

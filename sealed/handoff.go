@@ -1,20 +1,18 @@
 package sealed
 
-import (
-	"bytes"
-	"encoding/binary"
+import "github.com/secexec/secexec/secret"
 
-	"github.com/secexec/secexec/secret"
-)
-
-// Handoff is what guestinit tells guestagent, over a pipe that nobody else has:
-// the one part of the record that outlives guestinit. Its owner calls Wipe.
+// Handoff is what guestinit tells guestagent, over a socket that nobody else
+// has: the one part of the record that outlives guestinit. Its owner calls Wipe.
 type Handoff struct {
-	IdentitySeed secret.Bytes // Ed25519 seed, 32 bytes
+	IdentitySeed secret.Bytes // Ed25519 seed, SeedSize bytes
 	ImageID      [IDSize]byte
 	RootID       [IDSize]byte
+	RootMode     Mode
 	BootID       [IDSize]byte
-	StopSignal   uint8
+	StopSignal   uint8 // for the root's init; 0: guestinit stays PID 1 and is told over the socket
+	Ready        Ready
+	Channel      *Channel
 	Stages       []Stage // passed so far, in order
 }
 
@@ -25,56 +23,74 @@ type Stage struct {
 	Millis uint64
 }
 
-// maxStages bounds the stages of a handoff.
-const maxStages = 16
+// Limits of a handoff.
+const (
+	MaxHandoff   = 8 << 10 // bytes of its encoding
+	maxStages    = 16
+	maxStageName = 32
+)
 
 // Wipe overwrites the seed.
 func (h *Handoff) Wipe() { h.IdentitySeed.Wipe() }
 
-// Marshal returns the handoff's one encoding: seed 32, image id 16, root id 16,
-// boot id 16, stop signal u8, stage count u8, each stage: name as u16 length
-// and bytes, milliseconds u64. The caller wipes it.
+func (h *Handoff) fields(c *codec) {
+	c.secret(&h.IdentitySeed, SeedSize)
+	c.fixed(h.ImageID[:])
+	c.fixed(h.RootID[:])
+	c.u8((*uint8)(&h.RootMode))
+	c.fixed(h.BootID[:])
+	c.u8(&h.StopSignal)
+	c.u8((*uint8)(&h.Ready))
+	maybe(c, &h.Channel, func(c *codec, ch *Channel) { ch.fields(c) })
+	list(c, &h.Stages, maxStages, func(c *codec, s *Stage) {
+		c.text(&s.Name, maxStageName)
+		c.u64(&s.Millis)
+	})
+}
+
+func (h *Handoff) check() error {
+	switch {
+	case len(h.IdentitySeed) != SeedSize:
+		return invalid("handoff with a seed of %d bytes", len(h.IdentitySeed))
+	case len(h.Stages) > maxStages:
+		return invalid("handoff with %d stages", len(h.Stages))
+	case h.RootMode > Verity || h.StopSignal > 64 || h.Ready > ReadyAtNotify:
+		return invalid("handoff with mode %d, signal %d, ready at %d", h.RootMode, h.StopSignal, h.Ready)
+	}
+	return h.Channel.check()
+}
+
+// Marshal returns the handoff's one encoding, fields in the order of fields.
+// The caller wipes it.
 func (h *Handoff) Marshal() (secret.Bytes, error) {
-	if len(h.IdentitySeed) != 32 || len(h.Stages) > maxStages {
-		return nil, invalid("handoff with a seed of %d bytes and %d stages", len(h.IdentitySeed), len(h.Stages))
+	if err := h.check(); err != nil {
+		return nil, err
 	}
-	b := make(secret.Bytes, 0, 4<<10) // never grows
-	b = append(b, h.IdentitySeed...)
-	b = append(b, h.ImageID[:]...)
-	b = append(b, h.RootID[:]...)
-	b = append(b, h.BootID[:]...)
-	b = append(b, h.StopSignal, uint8(len(h.Stages)))
-	for _, s := range h.Stages {
-		if len(s.Name) > 32 {
-			return nil, invalid("stage name of %d bytes", len(s.Name))
-		}
-		b = appendString(b, s.Name)
-		b = binary.BigEndian.AppendUint64(b, s.Millis)
+	c := codec{b: make([]byte, 0, 2*MaxHandoff)} // never grows
+	h.fields(&c)
+	if c.err == nil && len(c.b) > MaxHandoff {
+		c.fail("handoff of %d bytes, at most %d", len(c.b), MaxHandoff)
 	}
-	return b, nil
+	return c.b, c.err
 }
 
 // UnmarshalHandoff parses an encoded handoff. The result shares no memory with b.
 func UnmarshalHandoff(b []byte) (*Handoff, error) {
-	d := decoder{b: b}
-	h := &Handoff{IdentitySeed: bytes.Clone(d.take(32))}
-	copy(h.ImageID[:], d.take(IDSize))
-	copy(h.RootID[:], d.take(IDSize))
-	copy(h.BootID[:], d.take(IDSize))
-	h.StopSignal = d.byte()
-	n := d.byte()
-	if n > maxStages && d.err == nil {
-		d.err = invalid("handoff with %d stages", n)
+	h := &Handoff{}
+	c := codec{b: b, decoding: true}
+	if len(b) > MaxHandoff {
+		c.fail("handoff of %d bytes, at most %d", len(b), MaxHandoff)
 	}
-	for i := byte(0); i < n && d.err == nil; i++ {
-		h.Stages = append(h.Stages, Stage{d.string(), binary.BigEndian.Uint64(d.take(8))})
+	h.fields(&c)
+	if c.err == nil && len(c.b) != 0 {
+		c.fail("%d bytes after the handoff", len(c.b))
 	}
-	if d.err == nil && len(d.b) != 0 {
-		d.err = invalid("%d bytes after the handoff", len(d.b))
+	if c.err == nil {
+		c.err = h.check()
 	}
-	if d.err != nil {
+	if c.err != nil {
 		h.Wipe()
-		return nil, d.err
+		return nil, c.err
 	}
 	return h, nil
 }

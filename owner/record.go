@@ -1,0 +1,27 @@
+package owner
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/secexec/secexec/sealed"
+	"github.com/secexec/secexec/secret"
+)
+
+// record is what the plan tells guestinit, but for the modules, which package
+// initrd knows. Of its secrets the entropy seed alone is its own; identity and
+// volume keys stay their owners'.
+func (p *Plan) record(keys *secrets, disks []*disk) *sealed.Record {
+	r := &sealed.Record{
+		ImageID:      [sealed.IDSize]byte(secret.Random(sealed.IDSize)),
+		IdentitySeed: keys.Identity,
+		EntropySeed:  secret.Random(sealed.SeedSize),
+		Root:         disks[0].volume(),
+		Exec:         &sealed.Exec{Init: p.Init, StopSignal: p.StopSignal},
+	}
+	for _, d := range disks[1:] {
+		r.Data = append(r.Data, sealed.DataVolume{Volume: d.volume(), Mount: d.mount})
+	}
+	slices.SortFunc(r.Data, func(a, b sealed.DataVolume) int { return strings.Compare(a.Mount, b.Mount) }) // a folder before what is in it
+	return r
+}
