@@ -44,6 +44,10 @@ type Options struct {
 	// then sees which blocks are in use. Other file systems are refused.
 	Sparse bool
 
+	// Verity puts dm-verity's hash tree behind the file system. What is mounted of
+	// it can't be written to.
+	Verity bool
+
 	SkipTLS bool              // of a registry: as podman's --tls-verify=false
 	Skipped func(name string) // is told of sockets, which are left out; may be nil
 }
@@ -62,6 +66,8 @@ type Volume struct {
 	Entries int         // files, folders and the like in it; 0 of a disk image, which is taken as it is
 	Config  *oci.Config // of a container image; nil of other sources
 	Digest  string      // of a container image: what it was
+
+	HashTree *HashTree // with Verity
 }
 
 // Errors of Create.
@@ -104,7 +110,14 @@ func Create(ctx context.Context, path string, o Options) (*Volume, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer plain.Close()
+	defer func() { plain.Close() }()
+	if o.Verity {
+		tree, err := withTree(ctx, work.Path, plain, v)
+		if err != nil {
+			return nil, err
+		}
+		plain = tree
+	}
 	used := func(at, n int64) bool { return true }
 	if o.Sparse {
 		if used, err = inUse(plain, v); err != nil {
@@ -148,6 +161,8 @@ func (o *Options) check(slots []luks2.Slot) error {
 		return fmt.Errorf("%w: an empty volume needs a size of 4 MiB or more", ErrOptions)
 	case o.Partition < 0:
 		return fmt.Errorf("%w: partition %d", ErrOptions, o.Partition)
+	case o.Verity && o.Sparse:
+		return fmt.Errorf("%w: a hash tree is over all blocks: make it without holes", ErrOptions)
 	case len(o.Label) > 16:
 		return fmt.Errorf("%w: label %.80q has more than 16 bytes", ErrOptions, o.Label)
 	}
