@@ -60,10 +60,9 @@ func unlock(v *sealed.Volume, name string, fail volumeFailures) (string, error) 
 	if disk.Size < v.Offset+v.Size {
 		return "", fail.size
 	}
-	_, minor, err := devmapper.Create(devmapper.Crypt{
-		Name: "secexec-" + name, Cipher: sealed.Cipher, KeySize: len(v.Key), KeyDescription: "secexec:" + name,
-		Major: disk.Major, Minor: disk.Minor, Offset: v.Offset, Size: v.Size,
-		SectorSize: sealed.SectorSize, ReadOnly: v.ReadOnly,
+	_, minor, err := devmapper.CreateCrypt("secexec-"+name, v.ReadOnly, devmapper.Crypt{
+		Cipher: sealed.Cipher, KeySize: len(v.Key), KeyDescription: "secexec:" + name,
+		Major: disk.Major, Minor: disk.Minor, Offset: v.Offset, Size: v.Size, SectorSize: sealed.SectorSize,
 	}, v.Key)
 	if err != nil {
 		return "", fail.crypt.because(err)

@@ -22,21 +22,39 @@ const (
 	tableLoad  = 3<<30 | headerSize<<16 | 0xfd<<8 | 9
 )
 
-// Create makes and activates the device and returns its number. The key goes
-// through this thread's keyring, from which it is taken again at once:
-// dm-crypt has its own copy then, and `dmsetup table --showkeys` shows the key's
-// description alone. The caller keeps the goroutine on its thread and owns key.
-func Create(c Crypt, key secret.Bytes) (major, minor uint32, err error) {
+// Create makes and activates a device and returns its number.
+func Create(name string, readOnly bool, t Target) (major, minor uint32, err error) {
 	control, err := os.OpenFile(Control, os.O_RDWR, 0)
 	if err != nil {
 		return 0, 0, fmt.Errorf("open device-mapper: %w", err)
 	}
 	defer control.Close()
 	order := binary.NativeEndian
-	table, err := tableMessage(order, &c)
+	table, err := tableMessage(order, name, readOnly, t)
 	if err != nil {
 		return 0, 0, err
 	}
+	if err := ioctl(control, devCreate, message(order, name, 0, 0)); err != nil {
+		return 0, 0, fmt.Errorf("create device %s: %w", name, err)
+	}
+	if err := ioctl(control, tableLoad, table); err != nil {
+		remove(control, name)
+		return 0, 0, fmt.Errorf("load table of %s: %w", name, err)
+	}
+	resume := message(order, name, 0, 0)
+	if err := ioctl(control, devSuspend, resume); err != nil {
+		remove(control, name)
+		return 0, 0, fmt.Errorf("activate device %s: %w", name, err)
+	}
+	major, minor = device(order, resume)
+	return major, minor, nil
+}
+
+// CreateCrypt is Create for a dm-crypt target. The key goes through this
+// thread's keyring, from which it is taken again at once: dm-crypt has its own
+// copy then, and `dmsetup table --showkeys` shows the key's description alone.
+// The caller keeps the goroutine on its thread and owns key.
+func CreateCrypt(name string, readOnly bool, c Crypt, key secret.Bytes) (major, minor uint32, err error) {
 	id, err := unix.AddKey("logon", c.KeyDescription, key, unix.KEY_SPEC_THREAD_KEYRING)
 	if err != nil {
 		return 0, 0, fmt.Errorf("add key to keyring: %w", err)
@@ -46,20 +64,7 @@ func Create(c Crypt, key secret.Bytes) (major, minor uint32, err error) {
 			err = fmt.Errorf("take key from keyring: %w", e)
 		}
 	}()
-	if err := ioctl(control, devCreate, message(order, c.Name, 0, 0)); err != nil {
-		return 0, 0, fmt.Errorf("create device %s: %w", c.Name, err)
-	}
-	if err := ioctl(control, tableLoad, table); err != nil {
-		remove(control, c.Name)
-		return 0, 0, fmt.Errorf("load table of %s: %w", c.Name, err)
-	}
-	resume := message(order, c.Name, 0, 0)
-	if err := ioctl(control, devSuspend, resume); err != nil {
-		remove(control, c.Name)
-		return 0, 0, fmt.Errorf("activate device %s: %w", c.Name, err)
-	}
-	major, minor = device(order, resume)
-	return major, minor, nil
+	return Create(name, readOnly, c)
 }
 
 func remove(control *os.File, name string) {

@@ -1,5 +1,5 @@
-// Package devmapper makes one dm-crypt device by ioctls on the device-mapper's
-// control node (linux/dm-ioctl.h, interface version 4).
+// Package devmapper makes devices of one target each by ioctls on the
+// device-mapper's control node (linux/dm-ioctl.h, interface version 4).
 package devmapper
 
 import (
@@ -23,35 +23,15 @@ const (
 	flagSuspend  = 1 << 1
 )
 
-// Crypt is a dm-crypt device.
-type Crypt struct {
-	Name           string // of the mapping
-	Cipher         string // such as aes-xts-plain64
-	KeySize        int    // bytes
-	KeyDescription string // of the logon key in the kernel's keyring
-	Major, Minor   uint32 // of the encrypted disk
-	Offset         uint64 // bytes from its start to the payload
-	Size           uint64 // bytes of payload
-	SectorSize     uint64 // dm-crypt's unit of encryption in bytes
-	ReadOnly       bool
+// Target is what a device maps its sectors to.
+type Target interface {
+	// Table returns the kind as the kernel registers it, the parameters, and how
+	// many sectors of 512 bytes the target gives. An error wraps ErrTable.
+	Table() (kind, params string, sectors uint64, err error)
 }
 
-// ErrCrypt says that a Crypt holds what no table can.
-var ErrCrypt = errors.New("invalid dm-crypt device")
-
-// params returns the target's parameters (Linux, Documentation/admin-guide/
-// device-mapper/dm-crypt.rst). The IV counts 512-byte sectors from 0 on, as in
-// a LUKS2 segment with iv_tweak 0: no iv_large_sectors.
-func (c *Crypt) params() (string, error) {
-	switch {
-	case c.Name == "" || len(c.Name) >= nameSize:
-		return "", fmt.Errorf("%w: name of %d bytes", ErrCrypt, len(c.Name))
-	case c.Offset%sectorSize != 0 || c.Size%c.SectorSize != 0 || c.Size == 0:
-		return "", fmt.Errorf("%w: payload at %d of %d bytes", ErrCrypt, c.Offset, c.Size)
-	}
-	return fmt.Sprintf("%s :%d:logon:%s 0 %d:%d %d 1 sector_size:%d",
-		c.Cipher, c.KeySize, c.KeyDescription, c.Major, c.Minor, c.Offset/sectorSize, c.SectorSize), nil
-}
+// ErrTable says that a device holds what no table can.
+var ErrTable = errors.New("invalid device-mapper table")
 
 // message returns a struct dm_ioctl with room for data after it.
 func message(order binary.ByteOrder, name string, flags uint32, data int) []byte {
@@ -64,29 +44,29 @@ func message(order binary.ByteOrder, name string, flags uint32, data int) []byte
 	return b
 }
 
-// tableMessage returns the message that loads the device's table.
-func tableMessage(order binary.ByteOrder, c *Crypt) ([]byte, error) {
-	params, err := c.params()
+// tableMessage returns the message that loads a device's table.
+func tableMessage(order binary.ByteOrder, name string, readOnly bool, t Target) ([]byte, error) {
+	if name == "" || len(name) >= nameSize {
+		return nil, fmt.Errorf("%w: name of %d bytes", ErrTable, len(name))
+	}
+	kind, params, sectors, err := t.Table()
 	if err != nil {
 		return nil, err
 	}
-	spec := (targetSize + len(params) + 1 + 7) &^ 7
-	b := message(order, c.Name, c.flags(), spec)
-	order.PutUint32(b[20:], 1) // one target
-	t := b[headerSize:]
-	order.PutUint64(t[0:], 0)
-	order.PutUint64(t[8:], c.Size/sectorSize)
-	order.PutUint32(t[20:], uint32(spec))
-	copy(t[24:24+typeSize], "crypt")
-	copy(t[targetSize:], params)
-	return b, nil
-}
-
-func (c *Crypt) flags() uint32 {
-	if c.ReadOnly {
-		return flagReadOnly
+	var flags uint32
+	if readOnly {
+		flags = flagReadOnly
 	}
-	return 0
+	spec := (targetSize + len(params) + 1 + 7) &^ 7
+	b := message(order, name, flags, spec)
+	order.PutUint32(b[20:], 1) // one target
+	out := b[headerSize:]
+	order.PutUint64(out[0:], 0)
+	order.PutUint64(out[8:], sectors)
+	order.PutUint32(out[20:], uint32(spec))
+	copy(out[24:24+typeSize], kind)
+	copy(out[targetSize:], params)
+	return b, nil
 }
 
 // device returns the number in a message that the kernel filled in, as

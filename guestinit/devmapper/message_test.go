@@ -13,7 +13,7 @@ var update = flag.Bool("update", false, "rewrite golden files")
 
 func root() Crypt {
 	return Crypt{
-		Name: "secexec-root", Cipher: "aes-xts-plain64", KeySize: 64, KeyDescription: "secexec:root",
+		Cipher: "aes-xts-plain64", KeySize: 64, KeyDescription: "secexec:root",
 		Major: 254, Minor: 16, Offset: 16 << 20, Size: 64 << 20, SectorSize: 4096,
 	}
 }
@@ -21,8 +21,7 @@ func root() Crypt {
 func TestGoldenMessages(t *testing.T) {
 	t.Parallel()
 	for name, order := range map[string]binary.ByteOrder{"big": binary.BigEndian, "little": binary.LittleEndian} {
-		c := root()
-		b, err := tableMessage(order, &c)
+		b, err := tableMessage(order, "secexec-root", false, root())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -39,21 +38,24 @@ func TestGoldenMessages(t *testing.T) {
 	}
 }
 
-func TestParams(t *testing.T) {
+func TestCryptTable(t *testing.T) {
 	t.Parallel()
-	c := root()
-	got, err := c.params()
-	if want := "aes-xts-plain64 :64:logon:secexec:root 0 254:16 32768 1 sector_size:4096"; err != nil || got != want {
-		t.Errorf("got %q %v, wants %q", got, err, want)
+	kind, got, sectors, err := root().Table()
+	if want := "aes-xts-plain64 :64:logon:secexec:root 0 254:16 32768 1 sector_size:4096"; err != nil || kind != "crypt" || sectors != 64<<11 || got != want {
+		t.Errorf("got %s %q %d %v, wants %q", kind, got, sectors, err, want)
 	}
 	for name, spoil := range map[string]func(*Crypt){
-		"no name": func(c *Crypt) { c.Name = "" }, "long name": func(c *Crypt) { c.Name = string(make([]byte, nameSize)) },
 		"offset": func(c *Crypt) { c.Offset = 100 }, "size": func(c *Crypt) { c.Size = 512 }, "nothing": func(c *Crypt) { c.Size = 0 },
 	} {
 		c := root()
 		spoil(&c)
-		if _, err := c.params(); !errors.Is(err, ErrCrypt) {
+		if _, _, _, err := c.Table(); !errors.Is(err, ErrTable) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, name := range []string{"", string(make([]byte, nameSize))} {
+		if _, err := tableMessage(binary.BigEndian, name, false, root()); !errors.Is(err, ErrTable) {
+			t.Errorf("name of %d bytes: %v", len(name), err)
 		}
 	}
 }
