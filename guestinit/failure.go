@@ -31,6 +31,9 @@ const (
 	failDataCrypt failure = "G117"
 	failData      failure = "G118"
 	failDataMount failure = "G119"
+
+	failVerity  failure = "G125"
+	failOverlay failure = "G126"
 )
 
 // Error returns code and sentence: all that leaves the guest.

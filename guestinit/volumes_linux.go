@@ -22,8 +22,8 @@ var (
 
 // mountVolumes mounts the root and what belongs in it.
 func mountVolumes(record *sealed.Record, root string) error {
-	if err := mounts.Root(root, newRoot, record.Root.FSType, record.Root.ReadOnly); err != nil {
-		return failRoot.because(err)
+	if err := mountRoot(record, root); err != nil {
+		return err
 	}
 	for i := range record.Data {
 		if err := mountData(&record.Data[i], i); err != nil {
@@ -60,7 +60,11 @@ func unlock(v *sealed.Volume, name string, fail volumeFailures) (string, error) 
 	if disk.Size < v.Offset+v.Size {
 		return "", fail.size
 	}
-	_, minor, err := devmapper.CreateCrypt("secexec-"+name, v.ReadOnly, devmapper.Crypt{
+	mapping, crypt := "secexec-"+name, "secexec-"+name
+	if v.Verity != nil {
+		crypt += "-crypt"
+	}
+	major, minor, err := devmapper.CreateCrypt(crypt, v.ReadOnly, devmapper.Crypt{
 		Cipher: sealed.Cipher, KeySize: len(v.Key), KeyDescription: "secexec:" + name,
 		Major: disk.Major, Minor: disk.Minor, Offset: v.Offset, Size: v.Size, SectorSize: sealed.SectorSize,
 	}, v.Key)
@@ -68,6 +72,11 @@ func unlock(v *sealed.Volume, name string, fail volumeFailures) (string, error) 
 		return "", fail.crypt.because(err)
 	}
 	v.Key.Wipe()
+	if v.Verity != nil {
+		if minor, err = verify(v.Verity, mapping, major, minor); err != nil {
+			return "", err
+		}
+	}
 	return fmt.Sprintf("/dev/dm-%d", minor), nil
 }
 
