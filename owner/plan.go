@@ -47,6 +47,7 @@ type FileSystem struct {
 	Partition int    // of a disk image; 0: the only one that can be a root
 	Size      int64  // bytes, 0: content and head-room
 	ReadOnly  bool
+	Mode      sealed.Mode // how it is protected
 }
 
 // Volume is a data volume with a key of its own. Without a source it is an
@@ -121,6 +122,9 @@ func (p *Plan) open(ctx context.Context) (_ *prepared, err error) {
 	if err := checkSource("root file system", p.Root.Source); err != nil {
 		return nil, err
 	}
+	if err := p.Root.checkMode("root"); err != nil {
+		return nil, err
+	}
 	if err := p.checkVolumes(); err != nil {
 		return nil, err
 	}
@@ -170,6 +174,9 @@ func (p *Plan) checkVolumes() error {
 		names, mounts = append(names, v.Name), append(mounts, v.Mount)
 		if err := sealed.CheckMount(v.Mount); err != nil {
 			return fmt.Errorf("plan volume %s: %w", v.Name, err)
+		}
+		if err := v.checkMode("volume " + v.Name); err != nil {
+			return err
 		}
 		if v.Source == "" {
 			continue

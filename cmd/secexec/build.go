@@ -74,7 +74,7 @@ keys in the folder previous.`,
 	f.BoolVar(&dryRun, "dry-run", false, "check the plan and print it as a build file, build nothing")
 	f.BoolVar(&printSchema, "print-schema", false, "print the JSON schema of the build file")
 	groupFlags(cmd, nil,
-		flagGroup{"What to build", []string{"file", "name", "root", "partition", "root-size", "read-only", "volume", "kernel", "modules", "kernel-release", "module-signatures", "guest-dir", "tls-verify"}},
+		flagGroup{"What to build", []string{"file", "name", "root", "partition", "root-size", "read-only", "root-mode", "volume", "kernel", "modules", "kernel-release", "module-signatures", "guest-dir", "tls-verify"}},
 		flagGroup{"How the guest runs", []string{"memory", "cmdline", "parmfile", "init", "stop-signal", "enable-dump"}},
 		flagGroup{"Hosts", []string{"host-key-document", "cert", "crl", "offline", "root-ca", "no-verify"}},
 		flagGroup{"Outputs", []string{"output", "secrets", "bootable-disk", "update", "dry-run", "print-schema"}},
@@ -111,6 +111,10 @@ func build(cmd *cobra.Command, plan *owner.Plan) error {
 	if plan.BootableDisk != "" {
 		lines = append(lines, "bootable disk", plan.BootableDisk+", for providers that boot a guest from its disk")
 	}
+	lines = append(lines, "root", owner.ModeLimits(plan.Root.Mode))
+	for _, v := range plan.Volumes {
+		lines = append(lines, "volume "+v.Name, owner.ModeLimits(v.Mode))
+	}
 	return term.Fields(cmd.OutOrStdout(), append(lines,
 		"secrets", secrets,
 		"image id", m.Image.ID,
@@ -134,21 +138,32 @@ func planOf(cmd *cobra.Command, f *buildfile.File) (*owner.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	root, err := fileSystem(buildfile.Volume{Source: f.Root.Source, Partition: f.Root.Partition, Size: f.Root.Size, ReadOnly: f.Root.ReadOnly, Mode: f.Root.Mode})
+	if err != nil {
+		return nil, usageError{fmt.Errorf("root: %w", err)}
+	}
 	plan := &owner.Plan{
 		Name: f.Name, Kernel: kernel.Source{Kernel: plainPaths(f.Kernel), Modules: plainPaths(f.Modules), Release: f.KernelRelease},
 		Strip: f.Signatures == "strip", Cmdline: f.Cmdline,
-		Root: owner.FileSystem{Source: string(f.Root.Source), Partition: f.Root.Partition, Size: int64(f.Root.Size), ReadOnly: f.Root.ReadOnly},
+		Root: root,
 		Init: f.Init, StopSignal: uint8(f.StopSignal), MemoryMiB: f.MemoryMiB, AllowDump: f.EnableDump,
 		Hosts: docs, GuestDir: guestDir, Bundle: string(f.Output), Secrets: string(f.Secrets), BootableDisk: string(f.BootableDisk),
 		Warn: func(text string) { fmt.Fprintln(cmd.ErrOrStderr(), "warning:", text) },
 	}
 	for _, v := range f.Volumes {
-		plan.Volumes = append(plan.Volumes, owner.Volume{
-			Name: v.Name, Mount: v.Mount,
-			FileSystem: owner.FileSystem{Source: string(v.Source), Partition: v.Partition, Size: int64(v.Size), ReadOnly: v.ReadOnly},
-		})
+		fs, err := fileSystem(v)
+		if err != nil {
+			return nil, usageError{fmt.Errorf("volume %s: %w", v.Name, err)}
+		}
+		plan.Volumes = append(plan.Volumes, owner.Volume{Name: v.Name, Mount: v.Mount, FileSystem: fs})
 	}
 	return plan, nil
+}
+
+// fileSystem is what a volume of the build file holds.
+func fileSystem(v buildfile.Volume) (owner.FileSystem, error) {
+	mode, err := owner.ParseMode(v.Mode)
+	return owner.FileSystem{Source: string(v.Source), Partition: v.Partition, Size: int64(v.Size), ReadOnly: v.ReadOnly, Mode: mode}, err
 }
 
 func plainPaths(paths []buildfile.Path) []string {

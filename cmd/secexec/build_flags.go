@@ -44,7 +44,9 @@ func (b *buildFlags) add(cmd *cobra.Command) {
 	b.field("root-size", "root.size", func(f *buildfile.File) { f.Root.Size = g.Root.Size })
 	f.BoolVar(&g.Root.ReadOnly, "read-only", false, "map and mount the root read-only")
 	b.field("read-only", "root.read_only", func(f *buildfile.File) { f.Root.ReadOnly = g.Root.ReadOnly })
-	f.Var((*volumeList)(&g.Volumes), "volume", "`VOLUME` with data: name=NAME,mount=DIR, then size=SIZE or source=SOURCE, ro (repeatable)")
+	f.StringVar(&g.Root.Mode, "root-mode", "crypt", "`MODE` of the root: crypt, crypt-integrity or verity")
+	b.field("root-mode", "root.mode", func(f *buildfile.File) { f.Root.Mode = g.Root.Mode })
+	f.Var((*volumeList)(&g.Volumes), "volume", "`VOLUME` with data: name=NAME,mount=DIR, then size=SIZE or source=SOURCE, mode=MODE, ro (repeatable)")
 	b.field("volume", "volumes", func(f *buildfile.File) { f.Volumes = g.Volumes })
 	f.VarP((*pathList)(&g.Kernel), "kernel", "i", "s390x Linux: a raw image, an installed system's folder, or packages (repeatable)")
 	b.field("kernel", "kernel", func(f *buildfile.File) { f.Kernel = g.Kernel })
@@ -203,12 +205,14 @@ func (l *volumeList) Set(text string) error {
 			v.Partition, err = strconv.Atoi(value)
 		case "size":
 			v.Size, err = buildfile.ParseSize(value)
+		case "mode":
+			v.Mode = value
 		case "ro":
 			if v.ReadOnly = true; value != "" {
 				err = errors.New("ro takes no value")
 			}
 		default:
-			err = fmt.Errorf("%q is none of name=, mount=, size=, source=, partition= and ro", word)
+			err = fmt.Errorf("%q is none of name=, mount=, size=, source=, partition=, mode= and ro", word)
 		}
 		if err != nil {
 			return err

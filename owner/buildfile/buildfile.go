@@ -63,6 +63,7 @@ type Root struct {
 	Partition int    `yaml:"partition,omitempty" doc:"Number of the partition of a disk image; default: the only one that can be a root." min:"1" max:"128"`
 	Size      Size   `yaml:"size,omitempty" doc:"Size of the file system, such as 2G; default: content and head-room."`
 	ReadOnly  bool   `yaml:"read_only,omitempty" doc:"Map and mount the root read-only."`
+	Mode      string `yaml:"mode,omitempty" enum:"crypt crypt-integrity verity" doc:"How the root is protected; default: crypt."`
 }
 
 // Volume is a data volume.
@@ -73,6 +74,7 @@ type Volume struct {
 	Partition int    `yaml:"partition,omitempty" doc:"Number of the partition of a disk image; default: the only one there." min:"1" max:"128"`
 	Size      Size   `yaml:"size,omitempty" doc:"Size of the file system, such as 10G; needed without a source."`
 	ReadOnly  bool   `yaml:"read_only,omitempty" doc:"Map and mount it read-only."`
+	Mode      string `yaml:"mode,omitempty" enum:"crypt crypt-integrity verity" doc:"How it is protected; default: crypt."`
 }
 
 // Hosts are the host key documents and what they are verified with.

@@ -1,0 +1,36 @@
+package owner
+
+import (
+	"fmt"
+
+	"github.com/secexec/secexec/sealed"
+)
+
+// modes are the words for how a volume is protected, with what the mode does
+// and what it does not do, for people.
+var modes = map[sealed.Mode]struct{ word, limits string }{
+	sealed.Crypt:     {"crypt", "nobody else reads it; the guest does not notice sectors that were changed or rolled back"},
+	sealed.Integrity: {"crypt-integrity", "nobody else reads it; a changed sector is an I/O error; the guest does not notice sectors that were rolled back to what they once held"},
+	sealed.Verity:    {"verity", "read-only; nobody else reads it, and the guest reads nothing but what was built"},
+}
+
+// ParseMode parses the word for a mode. "" is crypt.
+func ParseMode(word string) (sealed.Mode, error) {
+	for m, about := range modes {
+		if word == about.word || word == "" && m == sealed.Crypt {
+			return m, nil
+		}
+	}
+	return 0, fmt.Errorf("mode %q is none of crypt, crypt-integrity and verity", word)
+}
+
+// ModeLimits returns a mode's word with what it protects from and what not.
+func ModeLimits(m sealed.Mode) string { return modes[m].word + ": " + modes[m].limits }
+
+// checkMode refuses what a mode can't do.
+func (r *FileSystem) checkMode(what string) error {
+	if r.Mode == sealed.Verity {
+		return fmt.Errorf("plan %s: this version makes no volumes of mode verity", what)
+	}
+	return nil
+}
