@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/secexec/secexec/outfile"
 	"github.com/secexec/secexec/rootdisk/ext4"
@@ -29,7 +30,8 @@ type Options struct {
 	Source    string
 	Partition int    // of a disk image; 0: the only one that can be a root
 	Size      int64  // bytes of the file system, a multiple of MiB; 0: content and head-room
-	Label     string // of the LUKS2 header, and of an ext4 that is made: up to 16 bytes
+	Label     string // of the LUKS2 header, and of a file system that is made: up to 16 bytes, of an erofs 15
+	FSType    string // of a file system that is made: ext4, which "" is too, or erofs, which is never written to
 
 	// ID is the volume's; zero: random. The same files with the same ID and
 	// Size, and the same e2fsprogs, give the same file system byte by byte. With the previous volume's
@@ -161,6 +163,10 @@ func (o *Options) check(slots []luks2.Slot) error {
 		return fmt.Errorf("%w: an empty volume needs a size of 4 MiB or more", ErrOptions)
 	case o.Partition < 0:
 		return fmt.Errorf("%w: partition %d", ErrOptions, o.Partition)
+	case !slices.Contains([]string{"", "ext4", "erofs"}, o.FSType):
+		return fmt.Errorf("%w: file system %.80q is neither ext4 nor erofs", ErrOptions, o.FSType)
+	case o.FSType == "erofs" && o.Source == "":
+		return fmt.Errorf("%w: an empty erofs stays empty", ErrOptions)
 	case o.Verity && o.Sparse:
 		return fmt.Errorf("%w: a hash tree is over all blocks: make it without holes", ErrOptions)
 	case len(o.Label) > 16:

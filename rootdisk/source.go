@@ -1,6 +1,7 @@
 package rootdisk
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,7 +41,7 @@ func (o *Options) plain(ctx context.Context, work string, v *Volume) (plainText,
 			return nil, fmt.Errorf("%w: the disk lies in its source %s: make it elsewhere", ErrOptions, o.Source)
 		}
 		t := openFolder(o.Source, o.limit())
-		return o.ext4(ctx, work, v, t, t.addFolder(ctx, o.Source, o.skipped))
+		return o.make(ctx, work, v, t, t.addFolder(ctx, o.Source, o.skipped))
 	case !info.Mode().IsRegular():
 		return nil, fmt.Errorf("read root %s: %w: it is neither a folder nor a file", o.Source, ErrSource)
 	}
@@ -90,18 +91,18 @@ func (o *Options) limit() int64 {
 	return maxContent
 }
 
-// staged stages files and makes an ext4 of them.
+// staged stages files and makes a file system of them.
 func (o *Options) staged(ctx context.Context, work string, v *Volume, fill func(*tree) error) (plainText, error) {
 	t, err := newTree(filepath.Join(work, "tree"), o.limit())
 	if err != nil {
 		return nil, err
 	}
 	defer t.root.Close()
-	return o.ext4(ctx, work, v, t, fill(t))
+	return o.make(ctx, work, v, t, fill(t))
 }
 
-// ext4 makes an ext4 of a tree, whose filling gave an error or none.
-func (o *Options) ext4(ctx context.Context, work string, v *Volume, t *tree, err error) (plainText, error) {
+// make makes a file system of a tree, whose filling gave an error or none.
+func (o *Options) make(ctx context.Context, work string, v *Volume, t *tree, err error) (plainText, error) {
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("read root %s: %w", o.Source, err)
@@ -110,11 +111,16 @@ func (o *Options) ext4(ctx context.Context, work string, v *Volume, t *tree, err
 	case !t.named && o.Source != "":
 		return nil, fmt.Errorf("read root %s: %w: it is empty", o.Source, ErrSource)
 	}
-	f, size, err := makeExt4(ctx, work, t, v.ID, o)
+	v.FSType = cmp.Or(o.FSType, "ext4")
+	makeFS := makeExt4
+	if v.FSType == "erofs" {
+		makeFS = makeEROFS
+	}
+	f, size, err := makeFS(ctx, work, t, v.ID, o)
 	if err != nil {
 		return nil, err
 	}
-	v.Size, v.FSType, v.Entries = size, "ext4", t.entries+1
+	v.Size, v.Entries = size, t.entries+1
 	return f, nil
 }
 
@@ -138,6 +144,9 @@ func (o *Options) disk(f *os.File, v *Volume) (plainText, error) {
 		return nil, err
 	}
 	v.FSType = p.FileSystem
+	if o.FSType != "" && o.FSType != v.FSType {
+		return nil, fmt.Errorf("%w: it holds %s and is taken as it is, not made %s", ErrOptions, v.FSType, o.FSType)
+	}
 	v.Size = (p.Size + cryptSector - 1) &^ (cryptSector - 1)
 	if o.Size != 0 {
 		if o.Size < v.Size {
