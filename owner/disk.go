@@ -19,7 +19,7 @@ import (
 // owns its keys.
 type disk struct {
 	name  string // its serial number too
-	mount string // "" for the root
+	mount string // "" for the root and its writable layer
 	fs    FileSystem
 	guid  bootdisk.GUID // its partition on a bootable disk, zero without one
 
@@ -40,6 +40,8 @@ type DiskAbout struct {
 	Offset      int64  `json:"payload_offset"`
 	Size        int64  `json:"payload_size"`
 	PartUUID    string `json:"part_uuid,omitempty"` // of its partition on a bootable disk
+
+	HashTree *HashTreeAbout `json:"hash_tree,omitempty"` // of mode verity
 }
 
 // disks returns what the plan wants encrypted, the root first. Keys and
@@ -48,6 +50,9 @@ func (p *Plan) disks(prev *previous) ([]*disk, error) {
 	all := []*disk{{name: RootSerial, fs: p.Root}}
 	for _, v := range p.Volumes {
 		all = append(all, &disk{name: v.Name, mount: v.Mount, fs: v.FileSystem})
+	}
+	if p.Overlay != nil && p.Overlay.Volume {
+		all = append(all, p.Overlay.disk())
 	}
 	for _, d := range all {
 		before, known := prev.disk(d.name)
@@ -112,12 +117,13 @@ func (d *disk) make(ctx context.Context, p *Plan, prev *previous, into *outfile.
 	p.step("encrypt " + d.what())
 	v, err := rootdisk.Create(ctx, into.Join(d.file()), rootdisk.Options{
 		Source: d.fs.Source, Partition: d.fs.Partition, Size: d.fs.Size, ID: d.id, Key: d.key, Passphrase: d.passphrase, SkipTLS: p.SkipTLS,
+		FSType: d.fs.FSType, Verity: d.fs.Mode == sealed.Verity,
 		Skipped: func(name string) { p.warn(d.what() + ": socket " + name + " is left out") },
 	})
 	if err != nil {
 		return fmt.Errorf("create %s: %w", d.what(), err)
 	}
-	d.about = DiskAbout{Fingerprint: print, ID: hex.EncodeToString(v.ID[:]), FSType: v.FSType, Offset: v.Offset, Size: v.Size}
+	d.about = DiskAbout{Fingerprint: print, ID: hex.EncodeToString(v.ID[:]), FSType: v.FSType, Offset: v.Offset, Size: v.Size, HashTree: aboutHashTree(v.HashTree)}
 	return nil
 }
 
@@ -125,7 +131,8 @@ func (d *disk) make(ctx context.Context, p *Plan, prev *previous, into *outfile.
 func (d *disk) volume() sealed.Volume {
 	v := sealed.Volume{
 		Key: d.key, Offset: uint64(d.about.Offset), Size: uint64(d.about.Size),
-		FSType: d.about.FSType, ReadOnly: d.fs.ReadOnly || d.about.FSType == "erofs",
+		FSType: d.about.FSType, ReadOnly: d.fs.ReadOnly || d.about.FSType == "erofs" || d.fs.Mode == sealed.Verity,
+		Mode: d.fs.Mode, Verity: d.about.HashTree.sealed(),
 	}
 	_, _ = hex.Decode(v.ID[:], []byte(d.about.ID))
 	if d.guid == (bootdisk.GUID{}) {

@@ -18,8 +18,12 @@ import (
 // packInitrd writes the initrd to a file without a name: it holds the volume
 // keys in plain text.
 func packInitrd(ctx context.Context, p *Plan, found *prepared, record *sealed.Record, fileSystems []string, in *outfile.Dir) (*os.File, error) {
+	if record.Overlay != nil {
+		fileSystems = append(fileSystems, "overlay")
+	}
 	needs := initrd.Needs{
 		Block: true, Net: true, Console: true, Crypt: true, FileSystems: fileSystems,
+		Verity: p.has(sealed.Verity),
 		// Who runs the guest chooses its disks' bus; a bootable disk's may be the
 		// only one.
 		SCSI: p.BootableDisk != "", MaybeSCSI: true,

@@ -2,6 +2,7 @@ package owner
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/secexec/secexec/sealed"
 )
@@ -29,8 +30,27 @@ func ModeLimits(m sealed.Mode) string { return modes[m].word + ": " + modes[m].l
 
 // checkMode refuses what a mode can't do.
 func (r *FileSystem) checkMode(what string) error {
-	if r.Mode == sealed.Verity {
-		return fmt.Errorf("plan %s: this version makes no volumes of mode verity", what)
+	switch {
+	case r.FSType != "" && r.FSType != "ext4" && r.FSType != "erofs":
+		return fmt.Errorf("plan %s: file system %q is neither ext4 nor erofs", what, r.FSType)
+	case r.FSType == "erofs" && r.Source == "":
+		return fmt.Errorf("plan %s: it has no source, and an erofs would stay empty", what)
+	case r.Mode == sealed.Verity && r.Source == "":
+		return fmt.Errorf("plan %s: it has no source, and mode verity would keep it empty", what)
 	}
 	return nil
+}
+
+// modeWord is how about.json and fingerprints name a mode: "" is crypt, the only
+// one that there was once.
+func modeWord(m sealed.Mode) string {
+	if m == sealed.Crypt {
+		return ""
+	}
+	return modes[m].word
+}
+
+// has tells whether a volume of the plan has a mode.
+func (p *Plan) has(m sealed.Mode) bool {
+	return p.Root.Mode == m || p.Overlay != nil && p.Overlay.Mode == m || slices.ContainsFunc(p.Volumes, func(v Volume) bool { return v.Mode == m })
 }

@@ -22,6 +22,7 @@ type Plan struct {
 	Kernel     kernel.Source
 	Strip      bool // cut the signatures of the kernel's modules off; see initrd.Plan
 	Root       FileSystem
+	Overlay    *Overlay // over the root; nil: none
 	Volumes    []Volume
 	GuestDir   string // folder with the s390x binaries guestinit and guestagent
 	Cmdline    string // kernel command line, "" for DefaultCmdline
@@ -46,6 +47,7 @@ type FileSystem struct {
 	Source    string // folder, tar archive, disk image, container image with its transport; see rootdisk.Options
 	Partition int    // of a disk image; 0: the only one that can be a root
 	Size      int64  // bytes, 0: content and head-room
+	FSType    string // of a file system that is made: ext4, which "" is too, or erofs
 	ReadOnly  bool
 	Mode      sealed.Mode // how it is protected
 }
@@ -88,6 +90,9 @@ func DefaultCmdline(devices int) string {
 // and network.
 func (p *Plan) devices() int {
 	disks := 1 + len(p.Volumes)
+	if p.Overlay != nil && p.Overlay.Volume {
+		disks++
+	}
 	if p.BootableDisk != "" {
 		disks = 1
 	}
@@ -125,6 +130,9 @@ func (p *Plan) open(ctx context.Context) (_ *prepared, err error) {
 	if err := p.Root.checkMode("root"); err != nil {
 		return nil, err
 	}
+	if err := p.checkOverlay(); err != nil {
+		return nil, err
+	}
 	if err := p.checkVolumes(); err != nil {
 		return nil, err
 	}
@@ -156,10 +164,14 @@ func (p *Plan) open(ctx context.Context) (_ *prepared, err error) {
 const maxVolumeName = 16
 
 func (p *Plan) checkVolumes() error {
-	if len(p.Volumes) >= bundle.MaxDisks {
-		return fmt.Errorf("plan volumes: %d, at most %d", len(p.Volumes), bundle.MaxDisks-1)
+	others := 1
+	if p.Overlay != nil && p.Overlay.Volume {
+		others++
 	}
-	names, mounts := []string{RootSerial, "boot", "disk"}, []string(nil)
+	if len(p.Volumes) > bundle.MaxDisks-others {
+		return fmt.Errorf("plan volumes: %d, at most %d", len(p.Volumes), bundle.MaxDisks-others)
+	}
+	names, mounts := []string{RootSerial, OverlaySerial, "boot", "disk"}, []string(nil)
 	for _, v := range p.Volumes {
 		switch {
 		case bundle.CheckName(v.Name) != nil || len(v.Name) > maxVolumeName:

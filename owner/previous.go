@@ -121,7 +121,7 @@ func (p *previous) bootImage(ctx context.Context, disks []*disk) string {
 	}
 	for _, d := range disks {
 		before, known := p.disk(d.name)
-		if !known || before.PartUUID != d.guid.String() || before.Offset != d.about.Offset || before.Size != d.about.Size || before.FSType != d.about.FSType {
+		if !known || before.PartUUID != d.guid.String() || before.Offset != d.about.Offset || before.Size != d.about.Size || before.FSType != d.about.FSType || !before.HashTree.is(d.about.HashTree) {
 			return ""
 		}
 	}

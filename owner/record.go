@@ -17,9 +17,13 @@ func (p *Plan) record(keys *secrets, disks []*disk) *sealed.Record {
 		IdentitySeed: keys.Identity,
 		EntropySeed:  secret.Random(sealed.SeedSize),
 		Root:         disks[0].volume(),
+		Overlay:      p.overlay(disks),
 		Exec:         &sealed.Exec{Init: p.Init, StopSignal: p.StopSignal},
 	}
 	for _, d := range disks[1:] {
+		if d.name == OverlaySerial {
+			continue
+		}
 		r.Data = append(r.Data, sealed.DataVolume{Volume: d.volume(), Mount: d.mount})
 	}
 	slices.SortFunc(r.Data, func(a, b sealed.DataVolume) int { return strings.Compare(a.Mount, b.Mount) }) // a folder before what is in it

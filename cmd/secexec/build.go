@@ -74,7 +74,7 @@ keys in the folder previous.`,
 	f.BoolVar(&dryRun, "dry-run", false, "check the plan and print it as a build file, build nothing")
 	f.BoolVar(&printSchema, "print-schema", false, "print the JSON schema of the build file")
 	groupFlags(cmd, nil,
-		flagGroup{"What to build", []string{"file", "name", "root", "partition", "root-size", "read-only", "root-mode", "volume", "kernel", "modules", "kernel-release", "module-signatures", "guest-dir", "tls-verify"}},
+		flagGroup{"What to build", []string{"file", "name", "root", "partition", "root-size", "read-only", "root-mode", "root-file-system", "overlay", "overlay-size", "overlay-mode", "volume", "kernel", "modules", "kernel-release", "module-signatures", "guest-dir", "tls-verify"}},
 		flagGroup{"How the guest runs", []string{"memory", "cmdline", "parmfile", "init", "stop-signal", "enable-dump"}},
 		flagGroup{"Hosts", []string{"host-key-document", "cert", "crl", "offline", "root-ca", "no-verify"}},
 		flagGroup{"Outputs", []string{"output", "secrets", "bootable-disk", "update", "dry-run", "print-schema"}},
@@ -112,6 +112,9 @@ func build(cmd *cobra.Command, plan *owner.Plan) error {
 		lines = append(lines, "bootable disk", plan.BootableDisk+", for providers that boot a guest from its disk")
 	}
 	lines = append(lines, "root", owner.ModeLimits(plan.Root.Mode))
+	if plan.Overlay != nil {
+		lines = append(lines, "overlay", plan.Overlay.Limits())
+	}
 	for _, v := range plan.Volumes {
 		lines = append(lines, "volume "+v.Name, owner.ModeLimits(v.Mode))
 	}
@@ -138,7 +141,7 @@ func planOf(cmd *cobra.Command, f *buildfile.File) (*owner.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	root, err := fileSystem(buildfile.Volume{Source: f.Root.Source, Partition: f.Root.Partition, Size: f.Root.Size, ReadOnly: f.Root.ReadOnly, Mode: f.Root.Mode})
+	root, err := fileSystem(buildfile.Volume{Source: f.Root.Source, Partition: f.Root.Partition, Size: f.Root.Size, ReadOnly: f.Root.ReadOnly, Mode: f.Root.Mode, FileSystem: f.Root.FileSystem})
 	if err != nil {
 		return nil, usageError{fmt.Errorf("root: %w", err)}
 	}
@@ -149,6 +152,9 @@ func planOf(cmd *cobra.Command, f *buildfile.File) (*owner.Plan, error) {
 		Init: f.Init, StopSignal: uint8(f.StopSignal), MemoryMiB: f.MemoryMiB, AllowDump: f.EnableDump,
 		Hosts: docs, GuestDir: guestDir, Bundle: string(f.Output), Secrets: string(f.Secrets), BootableDisk: string(f.BootableDisk),
 		Warn: func(text string) { fmt.Fprintln(cmd.ErrOrStderr(), "warning:", text) },
+	}
+	if plan.Overlay, err = owner.ParseOverlay(f.Root.Overlay, int64(f.Root.OverlaySize), f.Root.OverlayMode, root.Mode); err != nil {
+		return nil, usageError{err}
 	}
 	for _, v := range f.Volumes {
 		fs, err := fileSystem(v)
@@ -163,7 +169,7 @@ func planOf(cmd *cobra.Command, f *buildfile.File) (*owner.Plan, error) {
 // fileSystem is what a volume of the build file holds.
 func fileSystem(v buildfile.Volume) (owner.FileSystem, error) {
 	mode, err := owner.ParseMode(v.Mode)
-	return owner.FileSystem{Source: string(v.Source), Partition: v.Partition, Size: int64(v.Size), ReadOnly: v.ReadOnly, Mode: mode}, err
+	return owner.FileSystem{Source: string(v.Source), Partition: v.Partition, Size: int64(v.Size), ReadOnly: v.ReadOnly, Mode: mode, FSType: v.FileSystem}, err
 }
 
 func plainPaths(paths []buildfile.Path) []string {

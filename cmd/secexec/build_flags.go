@@ -46,7 +46,15 @@ func (b *buildFlags) add(cmd *cobra.Command) {
 	b.field("read-only", "root.read_only", func(f *buildfile.File) { f.Root.ReadOnly = g.Root.ReadOnly })
 	f.StringVar(&g.Root.Mode, "root-mode", "crypt", "`MODE` of the root: crypt, crypt-integrity or verity")
 	b.field("root-mode", "root.mode", func(f *buildfile.File) { f.Root.Mode = g.Root.Mode })
-	f.Var((*volumeList)(&g.Volumes), "volume", "`VOLUME` with data: name=NAME,mount=DIR, then size=SIZE or source=SOURCE, mode=MODE, ro (repeatable)")
+	f.StringVar(&g.Root.FileSystem, "root-file-system", "ext4", "`TYPE` of the root file system that is made: ext4, or erofs, which is read-only")
+	b.field("root-file-system", "root.file_system", func(f *buildfile.File) { f.Root.FileSystem = g.Root.FileSystem })
+	f.StringVar(&g.Root.Overlay, "overlay", "none", "writable `LAYER` over a read-only root: none, memory or volume")
+	b.field("overlay", "root.overlay", func(f *buildfile.File) { f.Root.Overlay = g.Root.Overlay })
+	f.Var((*byteSize)(&g.Root.OverlaySize), "overlay-size", "`SIZE` of the layer, such as 512M (default in memory: half of the guest's memory)")
+	b.field("overlay-size", "root.overlay_size", func(f *buildfile.File) { f.Root.OverlaySize = g.Root.OverlaySize })
+	f.StringVar(&g.Root.OverlayMode, "overlay-mode", "", "`MODE` of the layer's volume: crypt or crypt-integrity (default: crypt-integrity over mode verity)")
+	b.field("overlay-mode", "root.overlay_mode", func(f *buildfile.File) { f.Root.OverlayMode = g.Root.OverlayMode })
+	f.Var((*volumeList)(&g.Volumes), "volume", "`VOLUME` with data: name=NAME,mount=DIR, then size=SIZE or source=SOURCE, mode=MODE, file_system=TYPE, ro (repeatable)")
 	b.field("volume", "volumes", func(f *buildfile.File) { f.Volumes = g.Volumes })
 	f.VarP((*pathList)(&g.Kernel), "kernel", "i", "s390x Linux: a raw image, an installed system's folder, or packages (repeatable)")
 	b.field("kernel", "kernel", func(f *buildfile.File) { f.Kernel = g.Kernel })
@@ -207,12 +215,14 @@ func (l *volumeList) Set(text string) error {
 			v.Size, err = buildfile.ParseSize(value)
 		case "mode":
 			v.Mode = value
+		case "file_system":
+			v.FileSystem = value
 		case "ro":
 			if v.ReadOnly = true; value != "" {
 				err = errors.New("ro takes no value")
 			}
 		default:
-			err = fmt.Errorf("%q is none of name=, mount=, size=, source=, partition=, mode= and ro", word)
+			err = fmt.Errorf("%q is none of name=, mount=, size=, source=, partition=, mode=, file_system= and ro", word)
 		}
 		if err != nil {
 			return err

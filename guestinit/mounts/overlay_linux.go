@@ -24,7 +24,7 @@ func Memory(path string, mib uint32) error {
 // overlayOptions follow nothing that a layer says of where else a file's name or
 // content were: a layer of whose content nobody vouches can hide and replace
 // what is below, and no more.
-const overlayOptions = "redirect_dir=nofollow,metacopy=off,index=off,xino=auto"
+const overlayOptions = "redirect_dir=nofollow,metacopy=off,index=off,xino=off"
 
 // Overlay mounts, at path, what is mounted at lower with what is written to the
 // file system at layer over it (Linux, Documentation/filesystems/overlayfs.rst).

@@ -64,6 +64,11 @@ type Root struct {
 	Size      Size   `yaml:"size,omitempty" doc:"Size of the file system, such as 2G; default: content and head-room."`
 	ReadOnly  bool   `yaml:"read_only,omitempty" doc:"Map and mount the root read-only."`
 	Mode      string `yaml:"mode,omitempty" enum:"crypt crypt-integrity verity" doc:"How the root is protected; default: crypt."`
+
+	FileSystem  string `yaml:"file_system,omitempty" enum:"ext4 erofs" doc:"What is made of files; erofs is read-only; default: ext4."`
+	Overlay     string `yaml:"overlay,omitempty" enum:"none memory volume" doc:"Writable layer over a read-only root; default: none."`
+	OverlaySize Size   `yaml:"overlay_size,omitempty" doc:"Its size, such as 512M; default in memory: half of the guest's memory."`
+	OverlayMode string `yaml:"overlay_mode,omitempty" enum:"crypt crypt-integrity" doc:"How its volume is protected; default: crypt-integrity over mode verity, else crypt."`
 }
 
 // Volume is a data volume.
@@ -75,6 +80,8 @@ type Volume struct {
 	Size      Size   `yaml:"size,omitempty" doc:"Size of the file system, such as 10G; needed without a source."`
 	ReadOnly  bool   `yaml:"read_only,omitempty" doc:"Map and mount it read-only."`
 	Mode      string `yaml:"mode,omitempty" enum:"crypt crypt-integrity verity" doc:"How it is protected; default: crypt."`
+
+	FileSystem string `yaml:"file_system,omitempty" enum:"ext4 erofs" doc:"What is made of files; erofs is read-only; default: ext4."`
 }
 
 // Hosts are the host key documents and what they are verified with.

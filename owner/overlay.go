@@ -1,0 +1,98 @@
+package owner
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/secexec/secexec/sealed"
+)
+
+// OverlaySerial is the serial number of the disk with the writable layer.
+const OverlaySerial = "overlay"
+
+// Overlay is a writable layer over a read-only root.
+type Overlay struct {
+	Volume bool        // on a disk of its own, where it stays; else in memory, and gone after each boot
+	Size   int64       // bytes; in memory at most so many, 0: half of the guest's memory
+	Mode   sealed.Mode // of the disk: Crypt or Integrity
+}
+
+// ParseOverlay parses what a plan says of the layer over a root of a mode: none,
+// memory or volume, its size and the volume's mode, "" each for the default. It
+// returns nil for none.
+func ParseOverlay(kind string, size int64, mode string, root sealed.Mode) (o *Overlay, err error) {
+	switch kind {
+	case "", "none":
+		if size != 0 || mode != "" {
+			return nil, errors.New("overlay has a size or mode and is none: make it memory or volume")
+		}
+		return nil, nil
+	case "memory", "volume":
+		o = &Overlay{Volume: kind == "volume", Size: size}
+	default:
+		return nil, fmt.Errorf("overlay %q is none of none, memory and volume", kind)
+	}
+	if mode == "" && o.Volume && root == sealed.Verity {
+		o.Mode = sealed.Integrity // what is over such a root should not be weaker than need be
+	} else {
+		o.Mode, err = ParseMode(mode)
+	}
+	return o, err
+}
+
+// Limits tell what a layer keeps, and how it is protected.
+func (o *Overlay) Limits() string {
+	if !o.Volume {
+		return "in memory: what is written is gone after each boot"
+	}
+	return "on a volume. " + ModeLimits(o.Mode)
+}
+
+// overlayMiB is the most that a layer in memory takes.
+func (p *Plan) overlayMiB() int64 {
+	if p.Overlay.Size == 0 {
+		return int64(p.MemoryMiB) / 2
+	}
+	return p.Overlay.Size >> 20
+}
+
+// checkOverlay refuses a layer that can't be made, or has no use.
+func (p *Plan) checkOverlay() error {
+	o := p.Overlay
+	switch {
+	case o == nil:
+		return nil
+	case p.Root.Mode != sealed.Verity && !p.Root.ReadOnly && p.Root.FSType != "erofs":
+		return errors.New("plan overlay: the root is written to itself: give it mode verity, or make it read-only")
+	case o.Size%(1<<20) != 0 || o.Size < 0:
+		return fmt.Errorf("plan overlay: size %d is no multiple of 1 MiB", o.Size)
+	case o.Volume && o.Size == 0:
+		return errors.New("plan overlay: the volume has no size: say overlay_size")
+	case o.Volume && o.Mode != sealed.Crypt && o.Mode != sealed.Integrity:
+		return errors.New("plan overlay: the volume is written to: give it mode crypt or crypt-integrity")
+	case !o.Volume && o.Mode != sealed.Crypt:
+		return errors.New("plan overlay: a layer in memory has no mode: that is for a volume")
+	case !o.Volume && p.overlayMiB() >= int64(p.MemoryMiB):
+		return fmt.Errorf("plan overlay: %d MiB in a guest with %d MiB of memory", p.overlayMiB(), p.MemoryMiB)
+	}
+	return nil
+}
+
+// disk is the layer's disk.
+func (o *Overlay) disk() *disk {
+	return &disk{name: OverlaySerial, fs: FileSystem{Size: o.Size, Mode: o.Mode}}
+}
+
+// overlay is what the record says of the layer; disks hold its disk.
+func (p *Plan) overlay(disks []*disk) *sealed.Overlay {
+	if p.Overlay == nil {
+		return nil
+	}
+	for _, d := range disks {
+		if d.name == OverlaySerial {
+			v := d.volume()
+			return &sealed.Overlay{Volume: &v}
+		}
+	}
+	return &sealed.Overlay{MemoryMiB: uint32(p.overlayMiB())}
+}
