@@ -31,6 +31,9 @@ const (
 	failDataCrypt failure = "G117"
 	failData      failure = "G118"
 	failDataMount failure = "G119"
+
+	failIntegrity failure = "G120"
+	failForged    failure = "G121"
 )
 
 // Error returns code and sentence: all that leaves the guest.

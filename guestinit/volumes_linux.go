@@ -60,10 +60,16 @@ func unlock(v *sealed.Volume, name string, fail volumeFailures) (string, error) 
 	if disk.Size < v.Offset+v.Size {
 		return "", fail.size
 	}
-	_, minor, err := devmapper.CreateCrypt("secexec-"+name, v.ReadOnly, devmapper.Crypt{
+	crypt := devmapper.Crypt{
 		Cipher: sealed.Cipher, KeySize: len(v.Key), KeyDescription: "secexec:" + name,
 		Major: disk.Major, Minor: disk.Minor, Offset: v.Offset, Size: v.Size, SectorSize: sealed.SectorSize,
-	}, v.Key)
+	}
+	if v.Mode == sealed.Integrity {
+		if err := overIntegrity(&crypt, v, name); err != nil {
+			return "", err
+		}
+	}
+	_, minor, err := devmapper.CreateCrypt("secexec-"+name, v.ReadOnly, crypt, v.Key)
 	if err != nil {
 		return "", fail.crypt.because(err)
 	}

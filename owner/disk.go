@@ -11,6 +11,7 @@ import (
 	"github.com/secexec/secexec/bundle"
 	"github.com/secexec/secexec/outfile"
 	"github.com/secexec/secexec/rootdisk"
+	"github.com/secexec/secexec/rootdisk/dmintegrity"
 	"github.com/secexec/secexec/sealed"
 	"github.com/secexec/secexec/secret"
 )
@@ -40,6 +41,9 @@ type DiskAbout struct {
 	Offset      int64  `json:"payload_offset"`
 	Size        int64  `json:"payload_size"`
 	PartUUID    string `json:"part_uuid,omitempty"` // of its partition on a bootable disk
+
+	Mode      string                  `json:"mode,omitempty"` // "" is crypt
+	Integrity *sealed.IntegrityLayout `json:"integrity,omitempty"`
 }
 
 // disks returns what the plan wants encrypted, the root first. Keys and
@@ -51,7 +55,7 @@ func (p *Plan) disks(prev *previous) ([]*disk, error) {
 	}
 	for _, d := range all {
 		before, known := prev.disk(d.name)
-		if known {
+		if mode, err := ParseMode(before.Mode); known && err == nil && keySize(mode) == keySize(d.fs.Mode) {
 			var err error
 			if d.key, d.passphrase, err = prev.volumeKeys(d); err != nil {
 				wipeDisks(all)
@@ -59,7 +63,7 @@ func (p *Plan) disks(prev *previous) ([]*disk, error) {
 			}
 			_, _ = hex.Decode(d.id[:], []byte(before.ID))
 		} else {
-			d.key, d.passphrase = secret.Random(sealed.KeySize), secret.Random(64)
+			d.key, d.passphrase = secret.Random(keySize(d.fs.Mode)), secret.Random(64)
 		}
 		if p.BootableDisk == "" {
 			continue
@@ -112,12 +116,18 @@ func (d *disk) make(ctx context.Context, p *Plan, prev *previous, into *outfile.
 	p.step("encrypt " + d.what())
 	v, err := rootdisk.Create(ctx, into.Join(d.file()), rootdisk.Options{
 		Source: d.fs.Source, Partition: d.fs.Partition, Size: d.fs.Size, ID: d.id, Key: d.key, Passphrase: d.passphrase, SkipTLS: p.SkipTLS,
-		Skipped: func(name string) { p.warn(d.what() + ": socket " + name + " is left out") },
+		Integrity: d.fs.Mode == sealed.Integrity,
+		Skipped:   func(name string) { p.warn(d.what() + ": socket " + name + " is left out") },
 	})
 	if err != nil {
 		return fmt.Errorf("create %s: %w", d.what(), err)
 	}
-	d.about = DiskAbout{Fingerprint: print, ID: hex.EncodeToString(v.ID[:]), FSType: v.FSType, Offset: v.Offset, Size: v.Size}
+	d.about = DiskAbout{Mode: modeWord(d.fs.Mode), Fingerprint: print, ID: hex.EncodeToString(v.ID[:]), FSType: v.FSType, Offset: v.Offset, Size: v.Size}
+	if l := v.Layout; l != nil {
+		d.about.Integrity = &sealed.IntegrityLayout{
+			Provided: uint64(l.Provided), JournalSectors: uint32(l.JournalSectors()), InterleaveSectors: dmintegrity.InterleaveSectors,
+		}
+	}
 	return nil
 }
 
@@ -126,6 +136,7 @@ func (d *disk) volume() sealed.Volume {
 	v := sealed.Volume{
 		Key: d.key, Offset: uint64(d.about.Offset), Size: uint64(d.about.Size),
 		FSType: d.about.FSType, ReadOnly: d.fs.ReadOnly || d.about.FSType == "erofs",
+		Mode: d.fs.Mode, Integrity: d.about.Integrity,
 	}
 	_, _ = hex.Decode(v.ID[:], []byte(d.about.ID))
 	if d.guid == (bootdisk.GUID{}) {

@@ -20,6 +20,7 @@ import (
 func packInitrd(ctx context.Context, p *Plan, found *prepared, record *sealed.Record, fileSystems []string, in *outfile.Dir) (*os.File, error) {
 	needs := initrd.Needs{
 		Block: true, Net: true, Console: true, Crypt: true, FileSystems: fileSystems,
+		Integrity: p.has(sealed.Integrity),
 		// Who runs the guest chooses its disks' bus; a bootable disk's may be the
 		// only one.
 		SCSI: p.BootableDisk != "", MaybeSCSI: true,

@@ -2,6 +2,7 @@ package owner
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/secexec/secexec/sealed"
 )
@@ -33,4 +34,26 @@ func (r *FileSystem) checkMode(what string) error {
 		return fmt.Errorf("plan %s: this version makes no volumes of mode verity", what)
 	}
 	return nil
+}
+
+// keySize is the size of a mode's volume keys in bytes.
+func keySize(m sealed.Mode) int {
+	if m == sealed.Integrity {
+		return sealed.IntegrityKeySize
+	}
+	return sealed.KeySize
+}
+
+// modeWord is how about.json and fingerprints name a mode: "" is crypt, the only
+// one that there was once.
+func modeWord(m sealed.Mode) string {
+	if m == sealed.Crypt {
+		return ""
+	}
+	return modes[m].word
+}
+
+// has tells whether a volume of the plan has a mode.
+func (p *Plan) has(m sealed.Mode) bool {
+	return p.Root.Mode == m || slices.ContainsFunc(p.Volumes, func(v Volume) bool { return v.Mode == m })
 }
