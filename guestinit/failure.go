@@ -32,6 +32,9 @@ const (
 	failData      failure = "G118"
 	failDataMount failure = "G119"
 
+	failIntegrity failure = "G120"
+	failForged    failure = "G121"
+
 	failVerity  failure = "G125"
 	failOverlay failure = "G126"
 )

@@ -60,20 +60,26 @@ func unlock(v *sealed.Volume, name string, fail volumeFailures) (string, error) 
 	if disk.Size < v.Offset+v.Size {
 		return "", fail.size
 	}
-	mapping, crypt := "secexec-"+name, "secexec-"+name
-	if v.Verity != nil {
-		crypt += "-crypt"
-	}
-	major, minor, err := devmapper.CreateCrypt(crypt, v.ReadOnly, devmapper.Crypt{
+	crypt := devmapper.Crypt{
 		Cipher: sealed.Cipher, KeySize: len(v.Key), KeyDescription: "secexec:" + name,
 		Major: disk.Major, Minor: disk.Minor, Offset: v.Offset, Size: v.Size, SectorSize: sealed.SectorSize,
-	}, v.Key)
+	}
+	if v.Mode == sealed.Integrity {
+		if err := overIntegrity(&crypt, v, name); err != nil {
+			return "", err
+		}
+	}
+	mapping := "secexec-" + name
+	if v.Verity != nil {
+		mapping += "-crypt"
+	}
+	major, minor, err := devmapper.CreateCrypt(mapping, v.ReadOnly, crypt, v.Key)
 	if err != nil {
 		return "", fail.crypt.because(err)
 	}
 	v.Key.Wipe()
 	if v.Verity != nil {
-		if minor, err = verify(v.Verity, mapping, major, minor); err != nil {
+		if minor, err = verify(v.Verity, "secexec-"+name, major, minor); err != nil {
 			return "", err
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/secexec/secexec/bundle"
 	"github.com/secexec/secexec/outfile"
 	"github.com/secexec/secexec/rootdisk"
+	"github.com/secexec/secexec/rootdisk/dmintegrity"
 	"github.com/secexec/secexec/sealed"
 	"github.com/secexec/secexec/secret"
 )
@@ -41,7 +42,9 @@ type DiskAbout struct {
 	Size        int64  `json:"payload_size"`
 	PartUUID    string `json:"part_uuid,omitempty"` // of its partition on a bootable disk
 
-	HashTree *HashTreeAbout `json:"hash_tree,omitempty"` // of mode verity
+	Mode      string                  `json:"mode,omitempty"` // "" is crypt
+	Integrity *sealed.IntegrityLayout `json:"integrity,omitempty"`
+	HashTree  *HashTreeAbout          `json:"hash_tree,omitempty"` // of mode verity
 }
 
 // disks returns what the plan wants encrypted, the root first. Keys and
@@ -56,7 +59,7 @@ func (p *Plan) disks(prev *previous) ([]*disk, error) {
 	}
 	for _, d := range all {
 		before, known := prev.disk(d.name)
-		if known {
+		if mode, err := ParseMode(before.Mode); known && err == nil && keySize(mode) == keySize(d.fs.Mode) {
 			var err error
 			if d.key, d.passphrase, err = prev.volumeKeys(d); err != nil {
 				wipeDisks(all)
@@ -64,7 +67,7 @@ func (p *Plan) disks(prev *previous) ([]*disk, error) {
 			}
 			_, _ = hex.Decode(d.id[:], []byte(before.ID))
 		} else {
-			d.key, d.passphrase = secret.Random(sealed.KeySize), secret.Random(64)
+			d.key, d.passphrase = secret.Random(keySize(d.fs.Mode)), secret.Random(64)
 		}
 		if p.BootableDisk == "" {
 			continue
@@ -117,13 +120,18 @@ func (d *disk) make(ctx context.Context, p *Plan, prev *previous, into *outfile.
 	p.step("encrypt " + d.what())
 	v, err := rootdisk.Create(ctx, into.Join(d.file()), rootdisk.Options{
 		Source: d.fs.Source, Partition: d.fs.Partition, Size: d.fs.Size, ID: d.id, Key: d.key, Passphrase: d.passphrase, SkipTLS: p.SkipTLS,
-		FSType: d.fs.FSType, Verity: d.fs.Mode == sealed.Verity,
+		Integrity: d.fs.Mode == sealed.Integrity, FSType: d.fs.FSType, Verity: d.fs.Mode == sealed.Verity,
 		Skipped: func(name string) { p.warn(d.what() + ": socket " + name + " is left out") },
 	})
 	if err != nil {
 		return fmt.Errorf("create %s: %w", d.what(), err)
 	}
-	d.about = DiskAbout{Fingerprint: print, ID: hex.EncodeToString(v.ID[:]), FSType: v.FSType, Offset: v.Offset, Size: v.Size, HashTree: aboutHashTree(v.HashTree)}
+	d.about = DiskAbout{Mode: modeWord(d.fs.Mode), Fingerprint: print, ID: hex.EncodeToString(v.ID[:]), FSType: v.FSType, Offset: v.Offset, Size: v.Size, HashTree: aboutHashTree(v.HashTree)}
+	if l := v.Layout; l != nil {
+		d.about.Integrity = &sealed.IntegrityLayout{
+			Provided: uint64(l.Provided), JournalSectors: uint32(l.JournalSectors()), InterleaveSectors: dmintegrity.InterleaveSectors,
+		}
+	}
 	return nil
 }
 
@@ -132,7 +140,7 @@ func (d *disk) volume() sealed.Volume {
 	v := sealed.Volume{
 		Key: d.key, Offset: uint64(d.about.Offset), Size: uint64(d.about.Size),
 		FSType: d.about.FSType, ReadOnly: d.fs.ReadOnly || d.about.FSType == "erofs" || d.fs.Mode == sealed.Verity,
-		Mode: d.fs.Mode, Verity: d.about.HashTree.sealed(),
+		Mode: d.fs.Mode, Integrity: d.about.Integrity, Verity: d.about.HashTree.sealed(),
 	}
 	_, _ = hex.Decode(v.ID[:], []byte(d.about.ID))
 	if d.guid == (bootdisk.GUID{}) {

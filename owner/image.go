@@ -23,7 +23,7 @@ func packInitrd(ctx context.Context, p *Plan, found *prepared, record *sealed.Re
 	}
 	needs := initrd.Needs{
 		Block: true, Net: true, Console: true, Crypt: true, FileSystems: fileSystems,
-		Verity: p.has(sealed.Verity),
+		Integrity: p.has(sealed.Integrity), Verity: p.has(sealed.Verity),
 		// Who runs the guest chooses its disks' bus; a bootable disk's may be the
 		// only one.
 		SCSI: p.BootableDisk != "", MaybeSCSI: true,

@@ -41,6 +41,14 @@ func (r *FileSystem) checkMode(what string) error {
 	return nil
 }
 
+// keySize is the size of a mode's volume keys in bytes.
+func keySize(m sealed.Mode) int {
+	if m == sealed.Integrity {
+		return sealed.IntegrityKeySize
+	}
+	return sealed.KeySize
+}
+
 // modeWord is how about.json and fingerprints name a mode: "" is crypt, the only
 // one that there was once.
 func modeWord(m sealed.Mode) string {

@@ -13,7 +13,6 @@ import (
 
 	"github.com/secexec/secexec/bundle"
 	"github.com/secexec/secexec/outfile"
-	"github.com/secexec/secexec/sealed"
 	"github.com/secexec/secexec/secret"
 )
 
@@ -81,11 +80,11 @@ func (p *previous) disk(name string) (DiskAbout, bool) {
 // volumeKeys takes over the keys of a disk. All other keys are new for each
 // image. The caller wipes both, after an error too.
 func (p *previous) volumeKeys(d *disk) (volume, passphrase secret.Bytes, err error) {
-	if volume, err = readFile(filepath.Join(p.secrets, d.volumeKeyFile()), sealed.KeySize); err != nil {
+	if volume, err = readFile(filepath.Join(p.secrets, d.volumeKeyFile()), int64(keySize(d.fs.Mode))); err != nil {
 		return nil, nil, fmt.Errorf("read volume key: %w", err)
 	}
-	if len(volume) != sealed.KeySize {
-		return volume, nil, fmt.Errorf("read volume key %s: %d bytes, wants %d", d.volumeKeyFile(), len(volume), sealed.KeySize)
+	if len(volume) != keySize(d.fs.Mode) {
+		return volume, nil, fmt.Errorf("read volume key %s: %d bytes, wants %d", d.volumeKeyFile(), len(volume), keySize(d.fs.Mode))
 	}
 	if passphrase, err = readFile(filepath.Join(p.secrets, d.passphraseFile()), 8<<20); err != nil {
 		return volume, nil, fmt.Errorf("read key file of %s: %w", d.what(), err)
@@ -121,7 +120,7 @@ func (p *previous) bootImage(ctx context.Context, disks []*disk) string {
 	}
 	for _, d := range disks {
 		before, known := p.disk(d.name)
-		if !known || before.PartUUID != d.guid.String() || before.Offset != d.about.Offset || before.Size != d.about.Size || before.FSType != d.about.FSType || !before.HashTree.is(d.about.HashTree) {
+		if !known || before.PartUUID != d.guid.String() || before.Offset != d.about.Offset || before.Size != d.about.Size || before.Mode != d.about.Mode || before.FSType != d.about.FSType || !before.HashTree.is(d.about.HashTree) {
 			return ""
 		}
 	}

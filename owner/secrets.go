@@ -18,7 +18,7 @@ const (
 	HeaderKeyFile  = "header.key"   // SE header protection key, 32 bytes: opens the header (pvimg's --hdr-key)
 	ImageKeyFile   = "image.key"    // component encryption key, 64 bytes
 	CommKeyFile    = "cck.key"      // customer communication key, 32 bytes
-	VolumeKeyFile  = "volume.key"   // the root's dm-crypt volume key, 64 bytes (cryptsetup --volume-key-file); NAME.volume.key for a data volume
+	VolumeKeyFile  = "volume.key"   // the root's dm-crypt volume key, 64 bytes, 96 with integrity (cryptsetup --volume-key-file); NAME.volume.key for a data volume
 	DiskKeyFile    = "disk.key"     // key file of its LUKS2 key slot (cryptsetup --key-file); NAME.disk.key for a data volume
 	IdentityFile   = "identity.key" // Ed25519 seed, 32 bytes: the guest signs readiness with it
 	IdentityPublic = "identity.pub" // its public key, hex: checks readiness reports

@@ -3,6 +3,7 @@ package rootdisk
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/secexec/secexec/outfile"
@@ -14,7 +15,8 @@ import (
 // Open decrypts a disk's payload to a new file at path, which appears complete
 // or not at all and has holes where the payload has zeros. passphrase opens a
 // key slot; or key is the volume key itself. Either is checked against the
-// header's digest. It returns the payload's size in bytes.
+// header's digest. It returns the size of what is in the payload in bytes. A
+// changed sector of a disk with integrity is ErrChanged.
 func Open(ctx context.Context, disk *os.File, path string, passphrase, key secret.Bytes) (int64, error) {
 	h, err := luks2.Parse(disk)
 	if err != nil {
@@ -39,7 +41,12 @@ func Open(ctx context.Context, disk *os.File, path string, passphrase, key secre
 	if err != nil {
 		return 0, err
 	}
-	c, err := xts.New(key)
+	var read func(b []byte, at int64) error
+	if h.Integrity != "" {
+		size, read, err = taggedPayload(disk, h.Offset, size, key)
+	} else {
+		read, err = plainPayload(disk, h, key)
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -52,12 +59,8 @@ func Open(ctx context.Context, disk *os.File, path string, passphrase, key secre
 		return 0, fmt.Errorf("write %s: %w", path, err)
 	}
 	err = eachChunk(ctx, size, func(b []byte, at int64) error {
-		if n, err := disk.ReadAt(b, h.Offset+at); n < len(b) {
+		if err := read(b, at); err != nil {
 			return err
-		}
-		for i := 0; i < len(b); i += h.Sector {
-			sector := b[i : i+h.Sector]
-			c.Decrypt(sector, sector, xts.SectorTweak(uint64(at+int64(i))/ivSector))
 		}
 		for i := 0; i < len(b); {
 			to, hole := i, isZero(b[i:min(i+cryptSector, len(b))])
@@ -77,4 +80,22 @@ func Open(ctx context.Context, disk *os.File, path string, passphrase, key secre
 		return 0, fmt.Errorf("open disk: %w", err)
 	}
 	return size, out.Commit()
+}
+
+// plainPayload returns what reads and decrypts a chunk of a payload without tags.
+func plainPayload(disk io.ReaderAt, h *luks2.Header, key secret.Bytes) (func(b []byte, at int64) error, error) {
+	c, err := xts.New(key)
+	if err != nil {
+		return nil, err
+	}
+	return func(b []byte, at int64) error {
+		if n, err := disk.ReadAt(b, h.Offset+at); n < len(b) {
+			return err
+		}
+		for i := 0; i < len(b); i += h.Sector {
+			sector := b[i : i+h.Sector]
+			c.Decrypt(sector, sector, xts.SectorTweak(uint64(at+int64(i))/ivSector))
+		}
+		return nil
+	}, nil
 }

@@ -3,7 +3,7 @@
 // without a device-mapper, and opens them again.
 //
 // A disk is a LUKS2 header of 16 MiB and the payload, a file system encrypted as
-// dm-crypt does. The guest uses neither the header nor anything
+// dm-crypt does, with integrity in a dm-integrity device. The guest uses neither the header nor anything
 // else that it reads from the disk to open it: key and geometry are in the
 // sealed record. The header is for the owner's cryptsetup.
 package rootdisk
@@ -16,6 +16,7 @@ import (
 	"slices"
 
 	"github.com/secexec/secexec/outfile"
+	"github.com/secexec/secexec/rootdisk/dmintegrity"
 	"github.com/secexec/secexec/rootdisk/ext4"
 	"github.com/secexec/secexec/rootdisk/luks2"
 	"github.com/secexec/secexec/rootdisk/oci"
@@ -38,7 +39,11 @@ type Options struct {
 	// ID and Key an update of it changes few blocks of the disk.
 	ID [16]byte
 
-	Key        secret.Bytes // volume key, KeySize bytes; nil: random, and lost unless a key slot holds it
+	// Integrity gives each sector a tag: a changed one is an I/O error. The payload
+	// is a dm-integrity device then.
+	Integrity bool
+
+	Key        secret.Bytes // volume key, KeySize bytes, IntegrityKeySize with Integrity; nil: random, and lost unless a key slot holds it
 	Slots      []luks2.Slot
 	Passphrase secret.Bytes // short for a first slot with luks2.RandomKey: a key file of 32 random bytes or more
 
@@ -54,27 +59,31 @@ type Options struct {
 	Skipped func(name string) // is told of sockets, which are left out; may be nil
 }
 
-// KeySize is the volume key's size in bytes: AES-256-XTS.
-const KeySize = luks2.KeySize
+// Sizes of volume keys in bytes.
+const (
+	KeySize          = luks2.KeySize          // AES-256-XTS
+	IntegrityKeySize = luks2.IntegrityKeySize // and HMAC-SHA-256
+)
 
 const payloadOffset = luks2.PayloadOffset
 
 // Volume is what was made.
 type Volume struct {
-	ID      [16]byte    // LUKS2 UUID
-	Offset  int64       // bytes from the disk's start to the payload
-	Size    int64       // bytes of payload
-	FSType  string      // ext4, xfs or erofs
-	Entries int         // files, folders and the like in it; 0 of a disk image, which is taken as it is
-	Config  *oci.Config // of a container image; nil of other sources
-	Digest  string      // of a container image: what it was
-
-	HashTree *HashTree // with Verity
+	ID       [16]byte            // LUKS2 UUID
+	Offset   int64               // bytes from the disk's start to the payload
+	Size     int64               // bytes of payload
+	Layout   *dmintegrity.Layout // of a payload with Integrity; nil of others
+	HashTree *HashTree           // with Verity; nil of others
+	FSType   string              // ext4, xfs or erofs
+	Entries  int                 // files, folders and the like in it; 0 of a disk image, which is taken as it is
+	Config   *oci.Config         // of a container image; nil of other sources
+	Digest   string              // of a container image: what it was
 }
 
 // Errors of Create.
 var (
 	ErrOptions = errors.New("root disk can't be made so")
+	ErrChanged = errors.New("the disk was changed by somebody who does not have its key")
 )
 
 // Create makes a root disk or data volume at path, which must not exist. The
@@ -90,7 +99,7 @@ func Create(ctx context.Context, path string, o Options) (*Volume, error) {
 	}
 	key := o.Key
 	if key == nil {
-		key = secret.Random(KeySize)
+		key = secret.Random(o.keySize())
 		defer key.Wipe()
 	}
 	out, err := outfile.Create(path, 0o600, false)
@@ -126,15 +135,27 @@ func Create(ctx context.Context, path string, o Options) (*Volume, error) {
 			return nil, err
 		}
 	}
+	content := v.Size
+	if o.Integrity {
+		l, err := dmintegrity.Plan(content)
+		if err != nil {
+			return nil, err
+		}
+		v.Layout, v.Size = &l, l.Size
+	}
 	if err := out.Truncate(v.Offset + v.Size); err != nil {
 		return nil, fmt.Errorf("create root disk: %w", err)
 	}
 	// Key slots take as long as they should; the payload need not wait for them.
 	header := make(chan error, 1)
 	go func() {
-		header <- luks2.Write(out, luks2.Layout{ID: v.ID, Label: o.Label, Size: v.Size}, key, slots...)
+		header <- luks2.Write(out, luks2.Layout{ID: v.ID, Label: o.Label, Size: v.Size, Integrity: o.Integrity}, key, slots...)
 	}()
-	err = encrypt(ctx, out, payloadOffset, plain, v.Size, key, used)
+	if o.Integrity {
+		err = encryptTagged(ctx, out, payloadOffset, plain, content, key, v.Layout)
+	} else {
+		err = encrypt(ctx, out, payloadOffset, plain, content, key, used)
+	}
 	if err := errors.Join(err, <-header); err != nil {
 		return nil, err
 	}
@@ -153,10 +174,19 @@ func inUse(plain io.ReaderAt, v *Volume) (func(at, n int64) bool, error) {
 	return nil, fmt.Errorf("%w: which blocks of its %s are free is not known: make it without holes: %w", ErrOptions, v.FSType, err)
 }
 
+func (o *Options) keySize() int {
+	if o.Integrity {
+		return IntegrityKeySize
+	}
+	return KeySize
+}
+
 func (o *Options) check(slots []luks2.Slot) error {
 	switch {
-	case o.Key != nil && len(o.Key) != KeySize:
-		return fmt.Errorf("%w: volume key has %d bytes, wants %d", ErrOptions, len(o.Key), KeySize)
+	case o.Key != nil && len(o.Key) != o.keySize():
+		return fmt.Errorf("%w: volume key has %d bytes, wants %d", ErrOptions, len(o.Key), o.keySize())
+	case o.Integrity && o.Sparse:
+		return fmt.Errorf("%w: with integrity all sectors have tags, so none is left as a hole", ErrOptions)
 	case o.Size < 0 || o.Size%mebi != 0 || o.Size > maxContent:
 		return fmt.Errorf("%w: size %d is no multiple of 1 MiB up to 1 TiB", ErrOptions, o.Size)
 	case o.Source == "" && o.Size < 4*mebi:
@@ -167,6 +197,8 @@ func (o *Options) check(slots []luks2.Slot) error {
 		return fmt.Errorf("%w: file system %.80q is neither ext4 nor erofs", ErrOptions, o.FSType)
 	case o.FSType == "erofs" && o.Source == "":
 		return fmt.Errorf("%w: an empty erofs stays empty", ErrOptions)
+	case o.Verity && o.Integrity:
+		return fmt.Errorf("%w: a hash tree needs no tags", ErrOptions)
 	case o.Verity && o.Sparse:
 		return fmt.Errorf("%w: a hash tree is over all blocks: make it without holes", ErrOptions)
 	case len(o.Label) > 16:

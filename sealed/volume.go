@@ -25,10 +25,11 @@ const (
 	Verity Mode = 2
 )
 
-// Sizes of keys, in bytes.
+// Sizes of keys and tags, in bytes.
 const (
 	KeySize          = 64           // AES-256-XTS: two 256-bit keys
 	IntegrityKeySize = KeySize + 32 // and HMAC-SHA-256's
+	TagSize          = 32           // of a sector's tag in mode Integrity
 )
 
 // dm-crypt's names of the ciphers: the only ones in use.

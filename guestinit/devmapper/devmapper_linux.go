@@ -20,6 +20,7 @@ const (
 	devRemove  = 3<<30 | headerSize<<16 | 0xfd<<8 | 4
 	devSuspend = 3<<30 | headerSize<<16 | 0xfd<<8 | 6 // without flagSuspend: resume
 	tableLoad  = 3<<30 | headerSize<<16 | 0xfd<<8 | 9
+	tableState = 3<<30 | headerSize<<16 | 0xfd<<8 | 12
 )
 
 // Create makes and activates a device and returns its number.
@@ -40,6 +41,12 @@ func Create(name string, readOnly bool, t Target) (major, minor uint32, err erro
 	if err := ioctl(control, tableLoad, table); err != nil {
 		remove(control, name)
 		return 0, 0, fmt.Errorf("load table of %s: %w", name, err)
+	}
+	if v, ok := t.(Verifier); ok {
+		if err := verify(control, name, v); err != nil {
+			remove(control, name)
+			return 0, 0, fmt.Errorf("verify device %s: %w", name, err)
+		}
 	}
 	resume := message(order, name, 0, 0)
 	if err := ioctl(control, devSuspend, resume); err != nil {
@@ -65,6 +72,22 @@ func CreateCrypt(name string, readOnly bool, c Crypt, key secret.Bytes) (major, 
 		}
 	}()
 	return Create(name, readOnly, c)
+}
+
+// verify asks the kernel what it loaded.
+func verify(control *os.File, name string, v Verifier) error {
+	var text [2]string
+	for i, flags := range []uint32{flagStatusTable, 0} {
+		b := message(binary.NativeEndian, name, flags|flagInactive, 4<<10)
+		if err := ioctl(control, tableState, b); err != nil {
+			return err
+		}
+		var err error
+		if text[i], err = statusText(binary.NativeEndian, b); err != nil {
+			return err
+		}
+	}
+	return v.Verify(text[0], text[1])
 }
 
 func remove(control *os.File, name string) {

@@ -3,6 +3,7 @@
 package devmapper
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -19,8 +20,11 @@ const (
 
 // Flags of struct dm_ioctl.
 const (
-	flagReadOnly = 1 << 0
-	flagSuspend  = 1 << 1
+	flagReadOnly    = 1 << 0
+	flagSuspend     = 1 << 1
+	flagStatusTable = 1 << 4 // the table itself, not the status
+	flagBufferFull  = 1 << 8
+	flagInactive    = 1 << 12 // of the table that is loaded and not yet active
 )
 
 // Target is what a device maps its sectors to.
@@ -29,6 +33,17 @@ type Target interface {
 	// many sectors of 512 bytes the target gives. An error wraps ErrTable.
 	Table() (kind, params string, sectors uint64, err error)
 }
+
+// Verifier is a Target that depends on what lies on the disk. Its device is not
+// activated unless the kernel says what was wanted.
+type Verifier interface {
+	// Verify gets the kernel's own table of the target and its status, once it is
+	// loaded and before a sector of it can be read. An error wraps ErrDiffers.
+	Verify(table, status string) error
+}
+
+// ErrDiffers says that a disk makes a target different from what was wanted.
+var ErrDiffers = errors.New("the kernel made another device of the disk than was wanted")
 
 // ErrTable says that a device holds what no table can.
 var ErrTable = errors.New("invalid device-mapper table")
@@ -67,6 +82,21 @@ func tableMessage(order binary.ByteOrder, name string, readOnly bool, t Target) 
 	copy(out[24:24+typeSize], kind)
 	copy(out[targetSize:], params)
 	return b, nil
+}
+
+// statusText returns what the kernel says of a device's one target, in a message
+// that it filled in.
+func statusText(order binary.ByteOrder, b []byte) (string, error) {
+	start := order.Uint32(b[16:])
+	switch {
+	case order.Uint32(b[28:])&flagBufferFull != 0 || order.Uint32(b[20:]) != 1 || start < headerSize || uint64(start)+targetSize > uint64(len(b)):
+		return "", fmt.Errorf("%w: it has no single target", ErrDiffers)
+	}
+	text, _, ended := bytes.Cut(b[start+targetSize:], []byte{0})
+	if !ended {
+		return "", fmt.Errorf("%w: its status has no end", ErrDiffers)
+	}
+	return string(text), nil
 }
 
 // device returns the number in a message that the kernel filled in, as

@@ -22,6 +22,8 @@ var Failures = map[string]string{
 	"G117": "a data volume can't be mapped",
 	"G118": "a data volume does not hold what was sealed",
 	"G119": "a data volume's mount point is no folder of the root",
+	"G120": "a disk with integrity can't be mapped",
+	"G121": "a disk's integrity is laid out otherwise than was sealed",
 	"G125": "a volume can't be verified by its hash tree",
 	"G126": "the writable layer over the root can't be made",
 }

@@ -21,6 +21,7 @@ type Header struct {
 	Payload   int64  // bytes of payload; 0: up to the disk's end
 	Cipher    string // such as aes-xts-plain64
 	Sector    int    // bytes
+	Integrity string // such as hmac(sha256); "" without
 	Keyslots  []Keyslot
 	Digests   []Digest
 	Tokens    int
@@ -118,6 +119,9 @@ func describe(b *binaryHeader, j *jsonArea) (*Header, error) {
 		Cipher: s.Encryption, Sector: s.SectorSize, Tokens: len(j.Tokens), area: j,
 	}
 	h.Offset, _ = number(s.Offset) // checked by parseJSON, as all numbers here
+	if s.Integrity != nil {
+		h.Integrity = s.Integrity.Type
+	}
 	if s.Size != "dynamic" {
 		h.Payload, _ = number(s.Size)
 	}

@@ -172,6 +172,26 @@ func TestPremiseCryptsetup(t *testing.T) {
 		t.Error("cryptsetup takes a wrong pass phrase")
 	}
 
+	integrity := Layout{ID: layout.ID, Size: layout.Size, Integrity: true}
+	tagged, err := encode(&integrity, append(bytes.Clone(testKey), testPass[:32]...), slots, sevens)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(ours, append(tagged, make([]byte, layout.Size)...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dump, err = run("", "luksDump", ours)
+	for _, want := range []string{"integrity: hmac(sha256)", "Key:        768 bits", "length: (whole device)"} {
+		if err != nil || !strings.Contains(dump, want) {
+			t.Errorf("luksDump: %v, no %q in\n%s", err, want, dump)
+		}
+	}
+	for i := range slots {
+		if out, err := run(fmt.Sprint("pass ", i), "open", "--test-passphrase", "--key-file", "-", ours); err != nil {
+			t.Errorf("slot %d with integrity: %v: %s", i, err, out)
+		}
+	}
+
 	theirs := filepath.Join(dir, "theirs")
 	if err := os.WriteFile(theirs, make([]byte, 20<<20), 0o600); err != nil {
 		t.Fatal(err)

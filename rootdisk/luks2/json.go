@@ -59,14 +59,21 @@ type jsonKDF struct {
 }
 
 type jsonSegment struct {
-	Type       string          `json:"type"`
-	Offset     string          `json:"offset"`
-	Size       string          `json:"size"`
-	IVTweak    string          `json:"iv_tweak,omitempty"`
-	Encryption string          `json:"encryption,omitempty"`
-	SectorSize int             `json:"sector_size,omitempty"`
-	Integrity  json.RawMessage `json:"integrity,omitempty"`
-	Flags      []string        `json:"flags,omitempty"`
+	Type       string         `json:"type"`
+	Offset     string         `json:"offset"`
+	Size       string         `json:"size"`
+	IVTweak    string         `json:"iv_tweak,omitempty"`
+	Encryption string         `json:"encryption,omitempty"`
+	SectorSize int            `json:"sector_size,omitempty"`
+	Integrity  *jsonIntegrity `json:"integrity,omitempty"`
+	Flags      []string       `json:"flags,omitempty"`
+}
+
+type jsonIntegrity struct {
+	Type              string `json:"type"`
+	JournalEncryption string `json:"journal_encryption"`
+	JournalIntegrity  string `json:"journal_integrity"`
+	KeySize           int    `json:"key_size,omitempty"` // bytes of the integrity key, where it is not the digest's size
 }
 
 type jsonDigest struct {

@@ -22,22 +22,25 @@ const (
 	headerSize    = 16 << 10 // binary header and JSON area
 	slotsOffset   = 2 * headerSize
 	stripes       = 4000
-	slotSize      = (KeySize*stripes + binarySize - 1) / binarySize * binarySize
 	PayloadOffset = 16 << 20
 	maxHeaderSize = 4 << 20 // the largest that the specification allows
 )
 
 // Sizes and counts.
 const (
-	KeySize    = 64 // bytes of a volume key: AES-256-XTS
-	MaxSlots   = 8  // key slots that Write makes
-	MaxLabel   = 47 // bytes of a label
-	SectorSize = 4096
-	ivSector   = 512 // bytes that the plain64 IV counts, whatever the sector size
+	KeySize          = 64           // bytes of a volume key: AES-256-XTS
+	IntegrityKeySize = KeySize + 32 // and HMAC-SHA-256's behind it
+	MaxSlots         = 8            // key slots that Write makes
+	MaxLabel         = 47           // bytes of a label
+	SectorSize       = 4096
+	ivSector         = 512 // bytes that the plain64 IV counts, whatever the sector size
 )
 
-// Encryption is the one that Write uses and Unlock takes.
-const Encryption = "aes-xts-plain64"
+// What Write uses and Unlock takes.
+const (
+	Encryption = "aes-xts-plain64"
+	Integrity  = "hmac(sha256)" // of the payload, as cryptsetup's --integrity hmac-sha256 writes it
+)
 
 // Errors.
 var (
@@ -59,6 +62,21 @@ type Layout struct {
 	ID    [16]byte // UUID
 	Label string
 	Size  int64 // bytes of payload, which starts at PayloadOffset
+	// Integrity says that the payload is a dm-integrity device with dm-crypt's
+	// tags in it. How much data it gives is said by dm-integrity's superblock.
+	Integrity bool
+}
+
+func (l *Layout) keySize() int {
+	if l.Integrity {
+		return IntegrityKeySize
+	}
+	return KeySize
+}
+
+// slotSize is the size of a key slot's area in bytes.
+func slotSize(keySize int) int {
+	return (keySize*stripes + binarySize - 1) / binarySize * binarySize
 }
 
 func (l *Layout) check(slots []Slot) error {

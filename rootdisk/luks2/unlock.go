@@ -14,13 +14,21 @@ import (
 func (h *Header) Supported() error {
 	s := h.area.Segments["0"]
 	switch {
-	case s.Encryption != Encryption || len(s.Integrity) > 0 || s.IVTweak != "0":
+	case s.Encryption != Encryption || !s.Integrity.supported() || s.IVTweak != "0":
 		return fmt.Errorf("%w: cipher %s", ErrUnsupported, s.Encryption)
 	case len(s.Flags) > 0 || len(h.area.Config.Requirements) > 0:
 		return fmt.Errorf("%w: it asks for more than this program knows (re-encryption that is under way?)", ErrUnsupported)
 	}
 	return nil
 }
+
+// supported tells whether there is none, or the one that Write makes.
+func (i *jsonIntegrity) supported() bool {
+	return i == nil || *i == jsonIntegrity{Type: Integrity, JournalEncryption: "none", JournalIntegrity: "none"}
+}
+
+// KeySize is the size of the disk's volume key in bytes.
+func (h *Header) KeySize() int { return (&Layout{Integrity: h.Integrity != ""}).keySize() }
 
 // Unlock returns the volume key that a pass phrase, or what a key file holds,
 // opens. r is the disk. The caller owns the key.
@@ -31,7 +39,7 @@ func (h *Header) Unlock(r io.ReaderAt, passphrase secret.Bytes) (secret.Bytes, e
 	var unsupported error
 	for _, name := range sorted(h.area.Keyslots) {
 		slot := h.area.Keyslots[name]
-		key, err := slot.open(r, passphrase)
+		key, err := slot.open(r, passphrase, h.KeySize())
 		if err != nil {
 			unsupported = fmt.Errorf("key slot %s: %w", name, err)
 			continue
@@ -52,7 +60,7 @@ func (h *Header) CheckKey(key secret.Bytes) error {
 	if err := h.Supported(); err != nil {
 		return err
 	}
-	if len(key) != KeySize || !h.digestMatches(key, "") {
+	if len(key) != h.KeySize() || !h.digestMatches(key, "") {
 		return fmt.Errorf("%w: the digest of the volume key does not match", ErrKey)
 	}
 	return nil
@@ -76,8 +84,8 @@ func (h *Header) digestMatches(key secret.Bytes, slot string) bool {
 
 // open derives what a slot holds with a pass phrase; right or wrong is for the
 // digest to say.
-func (k *jsonKeyslot) open(r io.ReaderAt, passphrase secret.Bytes) (secret.Bytes, error) {
-	if k.Type != "luks2" || k.KeySize != KeySize || k.Area.Encryption != Encryption || k.Area.KeySize != KeySize {
+func (k *jsonKeyslot) open(r io.ReaderAt, passphrase secret.Bytes, size int) (secret.Bytes, error) {
+	if k.Type != "luks2" || k.KeySize != size || k.Area.Encryption != Encryption || k.Area.KeySize != KeySize {
 		return nil, fmt.Errorf("%w: %s, %s", ErrUnsupported, k.Type, k.Area.Encryption)
 	}
 	newHash, ok := hashes[k.AF.Hash]
@@ -92,7 +100,7 @@ func (k *jsonKeyslot) open(r io.ReaderAt, passphrase secret.Bytes) (secret.Bytes
 		return nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}
 	offset, _ := number(k.Area.Offset) // checked by parseJSON
-	material := make(secret.Bytes, (KeySize*stripes+ivSector-1)/ivSector*ivSector)
+	material := make(secret.Bytes, (size*stripes+ivSector-1)/ivSector*ivSector)
 	defer material.Wipe()
 	if n, err := r.ReadAt(material, offset); n < len(material) {
 		return nil, fmt.Errorf("%w: the disk ends in its key slots: %w", ErrHeader, err)
@@ -109,7 +117,7 @@ func (k *jsonKeyslot) open(r io.ReaderAt, passphrase secret.Bytes) (secret.Bytes
 	for at := 0; at < len(material); at += ivSector {
 		c.Decrypt(material[at:at+ivSector], material[at:at+ivSector], xts.SectorTweak(uint64(at/ivSector)))
 	}
-	key := make(secret.Bytes, KeySize)
-	merge(key, material[:KeySize*stripes], newHash())
+	key := make(secret.Bytes, size)
+	merge(key, material[:size*stripes], newHash())
 	return key, nil
 }

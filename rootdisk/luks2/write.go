@@ -36,22 +36,26 @@ func encode(l *Layout, key secret.Bytes, slots []Slot, random randoms) ([]byte, 
 	if err := l.check(slots); err != nil {
 		return nil, err
 	}
-	if len(key) != KeySize {
-		return nil, fmt.Errorf("%w: volume key has %d bytes, wants %d", ErrOptions, len(key), KeySize)
+	if len(key) != l.keySize() {
+		return nil, fmt.Errorf("%w: volume key has %d bytes, wants %d", ErrOptions, len(key), l.keySize())
 	}
 	area := make([]byte, PayloadOffset)
+	segment := jsonSegment{Type: "crypt", Offset: decimal(PayloadOffset), Size: decimal(l.Size), IVTweak: "0", Encryption: Encryption, SectorSize: SectorSize}
+	if l.Integrity {
+		segment.Size = "dynamic" // what cryptsetup writes: it asks the superblock
+		segment.Integrity = &jsonIntegrity{Type: Integrity, JournalEncryption: "none", JournalIntegrity: "none"}
+	}
 	j := jsonArea{
 		Keyslots: make(map[string]jsonKeyslot),
 		Tokens:   map[string]json.RawMessage{},
-		Segments: map[string]jsonSegment{"0": {
-			Type: "crypt", Offset: decimal(PayloadOffset), Size: decimal(l.Size), IVTweak: "0", Encryption: Encryption, SectorSize: SectorSize,
-		}},
-		Config: jsonConfig{JSONSize: decimal(headerSize - binarySize), KeyslotsSize: decimal(PayloadOffset - slotsOffset)},
+		Segments: map[string]jsonSegment{"0": segment},
+		Config:   jsonConfig{JSONSize: decimal(headerSize - binarySize), KeyslotsSize: decimal(PayloadOffset - slotsOffset)},
 	}
 	names := make([]string, 0, len(slots))
 	for i, s := range slots {
-		at := slotsOffset + i*slotSize
-		slot, err := makeSlot(area[at:at+slotSize], at, key, s, random)
+		size := slotSize(len(key))
+		at := slotsOffset + i*size
+		slot, err := makeSlot(area[at:at+size], at, key, s, random)
 		if err != nil {
 			return nil, err
 		}
@@ -95,16 +99,16 @@ func makeSlot(area []byte, offset int, key secret.Bytes, s Slot, random randoms)
 	if err != nil {
 		return jsonKeyslot{}, err
 	}
-	noise := random(KeySize * (stripes - 1))
+	noise := random(len(key) * (stripes - 1))
 	defer noise.Wipe()
-	split(area[:KeySize*stripes], key, noise, sha256.New())
+	split(area[:len(key)*stripes], key, noise, sha256.New())
 	for at := 0; at < len(area); at += ivSector {
 		c.Encrypt(area[at:at+ivSector], area[at:at+ivSector], xts.SectorTweak(uint64(at/ivSector)))
 	}
 	return jsonKeyslot{
-		Type: "luks2", KeySize: KeySize, KDF: &kdf,
+		Type: "luks2", KeySize: len(key), KDF: &kdf,
 		AF:   &jsonAF{"luks1", stripes, "sha256"},
-		Area: jsonSlotArea{Type: "raw", Offset: decimal(offset), Size: decimal(slotSize), Encryption: Encryption, KeySize: KeySize},
+		Area: jsonSlotArea{Type: "raw", Offset: decimal(offset), Size: decimal(len(area)), Encryption: Encryption, KeySize: KeySize},
 	}, nil
 }
 
