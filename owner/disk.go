@@ -51,6 +51,7 @@ type DiskAbout struct {
 // partition numbers are those of the build before, where it had the volume.
 func (p *Plan) disks(prev *previous) ([]*disk, error) {
 	all := []*disk{{name: RootSerial, fs: p.Root}}
+	all[0].fs.folders = p.mountPoints()
 	for _, v := range p.Volumes {
 		all = append(all, &disk{name: v.Name, mount: v.Mount, fs: v.FileSystem})
 	}
@@ -120,7 +121,7 @@ func (d *disk) make(ctx context.Context, p *Plan, prev *previous, into *outfile.
 	p.step("encrypt " + d.what())
 	v, err := rootdisk.Create(ctx, into.Join(d.file()), rootdisk.Options{
 		Source: d.fs.Source, Partition: d.fs.Partition, Size: d.fs.Size, ID: d.id, Key: d.key, Passphrase: d.passphrase, SkipTLS: p.SkipTLS,
-		Integrity: d.fs.Mode == sealed.Integrity, FSType: d.fs.FSType, Verity: d.fs.Mode == sealed.Verity,
+		Integrity: d.fs.Mode == sealed.Integrity, FSType: d.fs.FSType, Verity: d.fs.Mode == sealed.Verity, Folders: d.fs.folders,
 		Skipped: func(name string) { p.warn(d.what() + ": socket " + name + " is left out") },
 	})
 	if err != nil {

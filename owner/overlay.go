@@ -56,6 +56,18 @@ func (p *Plan) overlayMiB() int64 {
 	return p.Overlay.Size >> 20
 }
 
+// mountPoints are the folders that a root must have in which none can be made.
+func (p *Plan) mountPoints() (all []string) {
+	if p.Overlay != nil || p.Root.Mode != sealed.Verity && !p.Root.ReadOnly && p.Root.FSType != "erofs" {
+		return nil
+	}
+	all = []string{"/dev", "/proc", "/run", "/sys"}
+	for _, v := range p.Volumes {
+		all = append(all, v.Mount)
+	}
+	return all
+}
+
 // checkOverlay refuses a layer that can't be made, or has no use.
 func (p *Plan) checkOverlay() error {
 	o := p.Overlay

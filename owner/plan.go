@@ -50,6 +50,8 @@ type FileSystem struct {
 	FSType    string // of a file system that is made: ext4, which "" is too, or erofs
 	ReadOnly  bool
 	Mode      sealed.Mode // how it is protected
+
+	folders []string // that are to be in it
 }
 
 // Volume is a data volume with a key of its own. Without a source it is an

@@ -78,3 +78,31 @@ func TestEROFSRefusals(t *testing.T) {
 		}
 	}
 }
+
+// Folders to mount on are added, and asked for where they can't be.
+func TestMissingFolders(t *testing.T) {
+	t.Parallel()
+	need(t, "mke2fs")
+	source := folderOf(t, map[string][]byte{"etc/conf": []byte("one"), "sys/x": nil})
+	for _, c := range []struct {
+		fsType, source, want string
+		folders              []string
+	}{
+		{"erofs", source, "", []string{"/dev", "/sys", "/srv/data", "/srv/more"}},
+		{"ext4", sampleTar(t), "", []string{"/dev", "/proc", "/srv/data"}},
+		{"ext4", source, "no folder /dev to mount on", []string{"/sys", "/dev"}},
+		{"erofs", source, "/etc/conf is to be mounted on and is no folder", []string{"/etc/conf"}},
+	} {
+		v, err := Create(t.Context(), filepath.Join(t.TempDir(), "x"), Options{Source: c.source, Folders: c.folders, FSType: c.fsType, Passphrase: testPass})
+		switch {
+		case c.want != "":
+			if !errors.Is(err, ErrSource) || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%s with %v: %v", c.fsType, c.folders, err)
+			}
+		case err != nil:
+			t.Error(err)
+		case c.fsType == "erofs" && v.Entries != 9 || c.fsType == "ext4" && v.Entries != 13:
+			t.Errorf("%s: %d entries", c.fsType, v.Entries)
+		}
+	}
+}

@@ -144,6 +144,9 @@ func storedBytes(path string, st *unix.Stat_t) (n int64, err error) {
 // what mke2fs read is then what was meant.
 func (t *tree) unchanged() error {
 	return t.each(func(name string, n *node) error {
+		if n.seen == (stamp{}) {
+			return nil // addMissing's
+		}
 		var st unix.Stat_t
 		stat := unix.Lstat
 		if name == "." {

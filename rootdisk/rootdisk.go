@@ -34,6 +34,10 @@ type Options struct {
 	Label     string // of the LUKS2 header, and of a file system that is made: up to 16 bytes, of an erofs 15
 	FSType    string // of a file system that is made: ext4, which "" is too, or erofs, which is never written to
 
+	// Folders are added where the files lack them, 0755 and root's; an ext4 of a
+	// folder must have them. A disk image is not looked at. Clean absolute paths.
+	Folders []string
+
 	// ID is the volume's; zero: random. The same files with the same ID and
 	// Size, and the same e2fsprogs, give the same file system byte by byte. With the previous volume's
 	// ID and Key an update of it changes few blocks of the disk.

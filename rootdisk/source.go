@@ -112,6 +112,11 @@ func (o *Options) make(ctx context.Context, work string, v *Volume, t *tree, err
 		return nil, fmt.Errorf("read root %s: %w: it is empty", o.Source, ErrSource)
 	}
 	v.FSType = cmp.Or(o.FSType, "ext4")
+	for _, name := range o.Folders {
+		if err := t.addMissing(name[1:], t.root != nil || v.FSType == "erofs"); err != nil {
+			return nil, fmt.Errorf("read root %s: %w", o.Source, err)
+		}
+	}
 	makeFS := makeExt4
 	if v.FSType == "erofs" {
 		makeFS = makeEROFS
