@@ -78,7 +78,8 @@ func want(t *testing.T, console string, words ...string) {
 	}
 }
 
-// A root of mode verity without a writable layer boots, read-only.
+// A root of mode verity without a writable layer boots, read-only, and so does a
+// data volume of that mode.
 func TestVerityRoots(t *testing.T) {
 	t.Parallel()
 	small(t)
@@ -87,14 +88,55 @@ func TestVerityRoots(t *testing.T) {
 		if fsType == "erofs" && os.Getenv("SECEXEC_LONG") == "" {
 			continue // one boots with a layer over it
 		}
-		b := verityRoot(t, "verity-"+fsType, fsType, nil)
-		n.ready(b, fsType)
-		want(t, n.says(fsType, "testinit: waits"), " / "+fsType+" ro,", " verity 1 ", verityCanary+" of verity-"+fsType,
+		p := verityPlan(t, "verity-"+fsType, fsType, nil)
+		data := t.TempDir()
+		if err := os.WriteFile(filepath.Join(data, "content"), []byte("verified data\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		p.Volumes = []owner.Volume{{Name: "data", Mount: "/srv", FileSystem: owner.FileSystem{Source: data, Mode: p.Root.Mode, FSType: "erofs"}}}
+		if _, err := owner.Build(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+		n.ready(p.Bundle, fsType)
+		want(t, n.says(fsType, "testinit: waits"), " / "+fsType+" ro,", " /srv erofs ro,nodev,", " verity 1 ", "/srv/content: verified data",
 			"boots written: open /boots: read-only file system", "!logon     secexec:")
 		if _, err := n.c.Stop(t.Context(), fsType, 30*time.Second); err != nil {
 			t.Error(err)
 		}
 	}
+}
+
+// Debian with systemd boots from an erofs with a layer in memory over it: no unit
+// fails.
+func TestVerityDebian(t *testing.T) {
+	t.Parallel()
+	if os.Getenv("SECEXEC_LONG") == "" {
+		t.Skip("set SECEXEC_LONG=1 (make test-long)")
+	}
+	small(t)
+	tar := filepath.Join(lab.cache, "roots/debian.tar")
+	if _, err := os.Stat(tar); err != nil {
+		t.Skip("no Debian root in the cache: run cross/setup.sh")
+	}
+	p, err := plan("verity-debian", tar, "host-a", 1024)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.Root.Mode, err = owner.ParseMode("verity"); err != nil {
+		t.Fatal(err)
+	}
+	p.Root.FSType, p.Overlay = "erofs", &owner.Overlay{Size: 64 << 20}
+	p.Cmdline = owner.DefaultCmdline(3) + " systemd.show_status=1"
+	if _, err := owner.Build(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	n := newNode(t)
+	n.ready(p.Bundle, "debian")
+	want(t, n.says("debian", "hello from the sealed guest"), "Reached target", "!FAILED", "!Failed", "!emergency")
+	if _, err := n.c.Stop(t.Context(), "debian", time.Minute); err != nil {
+		t.Error(err)
+	}
+	want(t, n.console("debian"), "!FAILED", "!Failed to")
 }
 
 // What is written to a layer in memory is gone at the next boot; to a volume it
