@@ -44,7 +44,7 @@ func newDiskInfo() *cobra.Command {
 			if asJSON {
 				return printJSON(cmd, map[string]any{
 					"size": size, "uuid": h.UUID, "label": h.Label, "sequence": h.Sequence, "header_size": h.Size, "damaged_copy": h.Damaged,
-					"encryption": h.Cipher, "sector_size": h.Sector, "payload_offset": h.Offset, "payload_size": h.Payload,
+					"encryption": h.Cipher, "sector_size": h.Sector, "integrity": h.Integrity, "payload_offset": h.Offset, "payload_size": h.Payload,
 					"keyslots": h.Keyslots, "digests": h.Digests, "tokens": h.Tokens,
 				})
 			}
@@ -52,9 +52,13 @@ func newDiskInfo() *cobra.Command {
 			if h.Payload != 0 {
 				payload = fmt.Sprintf("%d bytes", h.Payload)
 			}
+			sectors := fmt.Sprintf("%s, sectors of %d bytes", h.Cipher, h.Sector)
+			if h.Integrity != "" {
+				sectors += ", integrity " + h.Integrity
+			}
 			fields := []string{
 				"size", fmt.Sprintf("%d bytes (%s)", size, mib(size)), "UUID", h.UUID, "label", h.Label,
-				"encryption", fmt.Sprintf("%s, sectors of %d bytes", h.Cipher, h.Sector),
+				"encryption", sectors,
 				"payload", fmt.Sprintf("%s at %d", payload, h.Offset),
 				"header", fmt.Sprintf("two copies of %d bytes, change %d", h.Size, h.Sequence),
 			}

@@ -12,7 +12,7 @@ import (
 
 func newDiskCreate() *cobra.Command {
 	var o rootdisk.Options
-	var output, volumeKey, keyFile, passphraseFile, tlsVerify, uuid string
+	var output, volumeKey, keyFile, passphraseFile, tlsVerify, uuid, mode string
 	var size, empty byteSize
 	var kdf luks2.KDF
 	cmd := &cobra.Command{
@@ -36,7 +36,11 @@ SOURCE is one of
 Files become an ext4. Without root rights all in a folder belongs to root;
 archives and images keep their owners. All of the disk is written, unless
 --sparse leaves what the ext4 does not use as holes: the disk then takes less
-room, and shows everybody which of its blocks are in use.`,
+room, and shows everybody which of its blocks are in use.
+
+With --mode crypt-integrity each sector has a tag, as cryptsetup luksFormat
+--integrity hmac-sha256 gives it: a changed sector is an I/O error to who reads
+it. Who opens such a disk needs dm-integrity in the kernel.`,
 		Example: `  secexec disk create --root docker://debian:12 --key-file disk.key -o root.img
   secexec disk create --empty 10G --label data --passphrase-file - -o data.img`,
 		Args: cobra.NoArgs,
@@ -51,6 +55,13 @@ room, and shows everybody which of its blocks are in use.`,
 				o.SkipTLS = true
 			default:
 				return usageError{fmt.Errorf("--tls-verify is true or false, not %q", tlsVerify)}
+			}
+			switch mode {
+			case "crypt":
+			case "crypt-integrity":
+				o.Integrity = true
+			default:
+				return usageError{fmt.Errorf("--mode is crypt or crypt-integrity, not %q", mode)}
 			}
 			if uuid != "" {
 				var err error
@@ -85,8 +96,12 @@ room, and shows everybody which of its blocks are in use.`,
 				o.Slots = append(o.Slots, luks2.Slot{Passphrase: passphrase, KDF: kdf})
 			}
 			if volumeKey != "" {
+				size := rootdisk.KeySize
+				if o.Integrity {
+					size = rootdisk.IntegrityKeySize
+				}
 				var err error
-				if o.Key, err = readKey(volumeKey, rootdisk.KeySize); err != nil {
+				if o.Key, err = readKey(volumeKey, size); err != nil {
 					return err
 				}
 				defer o.Key.Wipe()
@@ -115,7 +130,8 @@ room, and shows everybody which of its blocks are in use.`,
 	f.StringVar(&uuid, "uuid", "", "UUID of the LUKS2 header (default: random); the same one and the same files give the same file system")
 	f.StringVar(&keyFile, "key-file", "", "key file for a LUKS2 key slot; made if it does not exist")
 	f.StringVar(&passphraseFile, "passphrase-file", "", "file with a pass phrase for a LUKS2 key slot, a line feed at its end left out; - reads or asks for it")
-	f.StringVar(&volumeKey, "volume-key-file", "", "file with the volume key, 64 bytes (default: random)")
+	f.StringVar(&volumeKey, "volume-key-file", "", "file with the volume key, 64 bytes, 96 with integrity (default: random)")
+	f.StringVar(&mode, "mode", "crypt", "`crypt|crypt-integrity`: with integrity a changed sector is an I/O error")
 	f.StringVar(&kdf.Type, "pbkdf", "argon2id", "key derivation of the key slots: argon2id or pbkdf2")
 	f.IntVar(&kdf.Memory, "pbkdf-memory", 0, fmt.Sprintf("memory of argon2id in KiB (default %d)", luks2.DefaultMemory))
 	f.IntVar(&kdf.CPUs, "pbkdf-parallel", 0, fmt.Sprintf("lanes of argon2id (default %d)", luks2.DefaultCPUs))

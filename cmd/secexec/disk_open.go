@@ -19,7 +19,8 @@ func newDiskOpen() *cobra.Command {
 		Short: "Decrypt a disk's file system to a file, without root rights",
 		Long: `Open decrypts the payload of a LUKS2 disk to a file that only its owner may
 read, after the digest in the header has said that the key is right. Zeros
-become holes.
+become holes. On a disk with integrity each sector's tag is checked, and what
+waits in its journal counts; a changed sector is an error.
 
 Unlike cryptsetup open it maps no device and needs no root rights; the plain
 text lies in the file until you remove it. What cryptsetup would do is
@@ -40,7 +41,10 @@ text lies in the file until you remove it. What cryptsetup would do is
 			case passphraseFile != "":
 				passphrase, err = readPassphrase(cmd, passphraseFile, false)
 			default:
-				key, err = readKey(volumeKey, rootdisk.KeySize)
+				var h *luks2.Header
+				if h, err = luks2.Parse(disk); err == nil {
+					key, err = readKey(volumeKey, h.KeySize())
+				}
 			}
 			if err != nil {
 				return err
@@ -61,7 +65,7 @@ text lies in the file until you remove it. What cryptsetup would do is
 	f := cmd.Flags()
 	f.StringVar(&keyFile, "key-file", "", "key file of a key slot")
 	f.StringVar(&passphraseFile, "passphrase-file", "", "file with the pass phrase of a key slot, a line feed at its end left out; - reads or asks for it")
-	f.StringVar(&volumeKey, "volume-key-file", "", "file with the volume key, 64 bytes")
+	f.StringVar(&volumeKey, "volume-key-file", "", "file with the volume key, 64 bytes, 96 with integrity")
 	f.StringVarP(&output, "output", "o", "", "file to make")
 	_ = cmd.MarkFlagRequired("output")
 	cmd.MarkFlagsOneRequired("key-file", "passphrase-file", "volume-key-file")

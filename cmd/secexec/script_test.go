@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -82,11 +83,17 @@ func writeFakeGuest(dir string) error {
 	return nil
 }
 
-// flip FILE flips a bit in the first component of an image, at 0x18000.
+// flip FILE [AT] flips a bit, by default in the first component of an image, at
+// 0x18000.
 func flip(ts *testscript.TestScript, _ bool, args []string) {
 	b, err := os.ReadFile(ts.MkAbs(args[0]))
 	ts.Check(err)
-	b[0x18000] ^= 1
+	at := 0x18000
+	if len(args) > 1 {
+		at, err = strconv.Atoi(args[1])
+		ts.Check(err)
+	}
+	b[at] ^= 1
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o600))
 }
 

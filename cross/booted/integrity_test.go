@@ -1,14 +1,16 @@
 package booted
 
 import (
+	"bytes"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/secexec/secexec/owner"
-	"github.com/secexec/secexec/sealed"
+	"github.com/secexec/secexec/rootdisk/dmintegrity"
 )
 
 var integrityOnce struct {
@@ -42,27 +44,109 @@ func makeIntegrity(t *testing.T) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	plan.Root.Size, plan.Root.Mode = 48<<20, sealed.Integrity
-	plan.Volumes = []owner.Volume{{Name: "srv", Mount: "/srv", FileSystem: owner.FileSystem{Source: data, Size: 16 << 20, ReadOnly: true, Mode: sealed.Integrity}}}
+	mode, err := owner.ParseMode("crypt-integrity")
+	if err != nil {
+		return "", err
+	}
+	plan.Root.Size, plan.Root.Mode = 48<<20, mode
+	plan.Volumes = []owner.Volume{{Name: "srv", Mount: "/srv", FileSystem: owner.FileSystem{Source: data, Size: 16 << 20, ReadOnly: true, Mode: mode}}}
 	_, err = owner.Build(t.Context(), plan)
 	return plan.Bundle, err
 }
 
-// Root and data volume with integrity: both are as built, the root keeps what
-// is written, and the kernel holds no key in the open.
+// Root and data volume with integrity: both are as built, and the root keeps
+// what is written. The owner opens the used disk, with what its journal holds.
 func TestIntegrityBoots(t *testing.T) {
 	t.Parallel()
 	bundle := integrity(t)
 	n := newNode(t)
-	for boot := range 2 {
-		g := n.ready(bundle, "whole")
-		_ = g
-		console := n.says("whole", "testinit: waits")
-		t.Log(console)
-		_ = boot
-		if !strings.Contains(console, "the owner's data") {
-			t.Error("no data")
+	g := n.ready(bundle, "whole")
+	console := n.says("whole", "testinit: waits")
+	for _, want := range []string{
+		"dm table: 0 98792 crypt capi:authenc(hmac(sha256),xts(aes))-plain64 :96:logon:secexec:root 0 253:0 0 2 integrity:32:aead sector_size:4096",
+		"dm table of tags: 0 98792 integrity ", " 32768 32 J 7 block_size:4096 journal_sectors:528 interleave_sectors:32768 ",
+		" fix_padding", "/srv/content: the owner's data", "/dev/dm-1 / ext4 rw", "boots before: 0", "boots written: <nil>",
+	} {
+		if !strings.Contains(console, want) {
+			t.Errorf("console has no %q:\n%s", want, console)
 		}
-		break
 	}
+	canaries(t, n, g.Pid, bundle+"-secrets")
+	disk := n.path("state/guests/whole/root.img")
+	if before, after := superblock(t, filepath.Join(bundle, "root.img")), superblock(t, disk); !bytes.Equal(before, after) {
+		t.Errorf("the kernel changed the superblock:\n%x\n%x", before[:64], after[:64])
+	}
+	if out, err := n.secexec("stop", "whole"); err != nil {
+		t.Errorf("stop: %v\n%s", err, out)
+	}
+	if waits := journalled(t, disk); waits == 0 {
+		t.Error("the journal is empty: nothing shows that it is read")
+	}
+	openIntegrity(t, disk, bundle, 1)
+	if out, err := n.secexec("start", "whole", "--identity", bundle+"-secrets/identity.pub"); err != nil {
+		t.Errorf("start: %v\n%s", err, out)
+	}
+	n.says("whole", "boots before: 1")
+	n.says("whole", "testinit: waits")
+	// A crash: what was written just before it is in the journal alone.
+	if _, err := n.c.Kill(t.Context(), "whole"); err != nil {
+		t.Error(err)
+	}
+	n.settled("whole")
+}
+
+// openIntegrity opens a used root as its owner does, and counts its boots.
+func openIntegrity(t *testing.T, disk, bundle string, boots int) {
+	t.Helper()
+	plain := filepath.Join(t.TempDir(), "plain.ext4")
+	if out, err := exec.Command(filepath.Join(lab.dir, "secexec"), "disk", "open", disk, "--key-file", bundle+"-secrets/disk.key", "-o", plain).CombinedOutput(); err != nil {
+		t.Errorf("disk open: %v\n%s", err, out)
+		return
+	}
+	e2fs := func(args ...string) ([]byte, error) {
+		path, err := exec.LookPath(args[0])
+		if err != nil {
+			path = "/usr/sbin/" + args[0]
+		}
+		return exec.Command(path, args[1:]...).Output()
+	}
+	out, err := e2fs("e2fsck", "-fp", plain) // replays the file system's own journal
+	t.Logf("e2fsck: %v\n%s", err, out)
+	if out, err := e2fs("debugfs", "-R", "cat /boots", plain); err != nil || string(out) != strings.Repeat(".", boots) {
+		t.Errorf("/boots on the owner's side: %q %v", out, err)
+	}
+}
+
+// journalled is how many sectors stand in a disk's dm-integrity journal.
+func journalled(t *testing.T, path string) int {
+	t.Helper()
+	disk, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	device := bytes.NewReader(disk[16<<20:])
+	l, err := dmintegrity.Read(device, device.Size())
+	if err != nil {
+		t.Fatal(err)
+	}
+	j, err := l.ReadJournal(device)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return j.Len()
+}
+
+// superblock is a disk's dm-integrity superblock.
+func superblock(t *testing.T, path string) []byte {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	b := make([]byte, 4096)
+	if _, err := f.ReadAt(b, 16<<20); err != nil {
+		t.Fatal(err)
+	}
+	return b
 }

@@ -33,6 +33,9 @@ func main() {
 	} else {
 		say("dm table: %s", table)
 	}
+	if table, err := dmTable("secexec-root-tags"); err == nil {
+		say("dm table of tags: %s", table)
+	}
 	entries, err := os.ReadDir("/")
 	say("root holds %v %v", entries, err)
 	_, err = os.Stat("/sealed.record")
