@@ -31,6 +31,11 @@ const (
 	failDataCrypt failure = "G117"
 	failData      failure = "G118"
 	failDataMount failure = "G119"
+
+	failFreshKey failure = "G130"
+	failEmpty    failure = "G131"
+	failSwap     failure = "G132"
+	failGrow     failure = "G133"
 )
 
 // Error returns code and sentence: all that leaves the guest.

@@ -25,6 +25,9 @@ func mountVolumes(record *sealed.Record, root string) error {
 	if err := mounts.Root(root, newRoot, record.Root.FSType, record.Root.ReadOnly); err != nil {
 		return failRoot.because(err)
 	}
+	if err := grow(&record.Root, root, newRoot); err != nil {
+		return err
+	}
 	for i := range record.Data {
 		if err := mountData(&record.Data[i], i); err != nil {
 			return err
@@ -46,12 +49,13 @@ func mountData(d *sealed.DataVolume, number int) error {
 	} else if err != nil {
 		return failData.because(err)
 	}
-	return nil
+	return grow(&d.Volume, device, newRoot+d.Mount)
 }
 
 // unlock maps a volume as sealed and returns the mapping's node. name ends the
 // names of the mapping and of its key in the keyring. Of the disk it reads no
-// byte but, to find a partition, the table.
+// byte but, to find a partition, the table. A fresh volume holds its empty file
+// system then.
 func unlock(v *sealed.Volume, name string, fail volumeFailures) (string, error) {
 	disk, err := waitDisk(v, fail)
 	if err != nil {
@@ -60,16 +64,27 @@ func unlock(v *sealed.Volume, name string, fail volumeFailures) (string, error) 
 	if disk.Size < v.Offset+v.Size {
 		return "", fail.size
 	}
+	if v.Fresh {
+		if v.Key, err = freshKey(); err != nil {
+			return "", failFreshKey.because(err)
+		}
+	}
 	_, minor, err := devmapper.Create(devmapper.Crypt{
 		Name: "secexec-" + name, Cipher: sealed.Cipher, KeySize: len(v.Key), KeyDescription: "secexec:" + name,
-		Major: disk.Major, Minor: disk.Minor, Offset: v.Offset, Size: v.Size,
+		Major: disk.Major, Minor: disk.Minor, Offset: v.Offset, Size: mappedSize(v, disk.Size),
 		SectorSize: sealed.SectorSize, ReadOnly: v.ReadOnly,
 	}, v.Key)
 	if err != nil {
 		return "", fail.crypt.because(err)
 	}
 	v.Key.Wipe()
-	return fmt.Sprintf("/dev/dm-%d", minor), nil
+	device := fmt.Sprintf("/dev/dm-%d", minor)
+	if v.Template != "" {
+		if err := writeEmpty(v, device); err != nil {
+			return "", failEmpty.because(err)
+		}
+	}
+	return device, nil
 }
 
 // waitDisk waits for a volume's disk or partition, at most diskDeadline.

@@ -72,7 +72,7 @@ func Build(ctx context.Context, p Plan) (*Result, error) {
 	p.step("pack initrd")
 	record := p.record(keys, disks)
 	defer record.EntropySeed.Wipe()
-	rd, err := packInitrd(ctx, &p, found, record, fileSystems(disks), out.secrets)
+	rd, err := packInitrd(ctx, &p, found, record, disks, out.secrets)
 	if err != nil {
 		return nil, err
 	}
@@ -202,7 +202,6 @@ func copyDisk(ctx context.Context, from string, to *outfile.File, qcow2 bool) er
 
 func writeManifest(ctx context.Context, p *Plan, record *sealed.Record, disks []*disk, dir *outfile.Dir, m *bundle.Manifest) error {
 	*m = bundle.Manifest{
-		Version:   bundle.Version,
 		Name:      p.Name,
 		Identity:  hex.EncodeToString(record.PublicKey()),
 		MemoryMiB: p.MemoryMiB,
@@ -222,6 +221,7 @@ func writeManifest(ctx context.Context, p *Plan, record *sealed.Record, disks []
 	if m.Disks, err = bundleDisks(ctx, p, disks, dir); err != nil {
 		return err
 	}
+	m.Version = m.Lowest()
 	text, err := m.Marshal()
 	if err != nil {
 		return err

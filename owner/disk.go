@@ -3,6 +3,7 @@ package owner
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -19,12 +20,15 @@ import (
 // owns its keys.
 type disk struct {
 	name  string // its serial number too
-	mount string // "" for the root
+	mount string // "" for the root and swap
+	fresh bool   // its key is made in the guest
+	swap  bool   // it holds no file system
 	fs    FileSystem
 	guid  bootdisk.GUID // its partition on a bootable disk, zero without one
 
 	id              [16]byte     // LUKS2 UUID: the one before, so that the file system keeps its layout; zero: a new one
 	key, passphrase secret.Bytes // volume key; key file of the LUKS2 key slot
+	template        []byte       // of a fresh volume, after make
 	about           DiskAbout    // complete after make
 	reused          bool         // from the build before
 }
@@ -33,9 +37,10 @@ type disk struct {
 // is. The digest is the owner's own: the one in the bundle has been to the
 // provider.
 type DiskAbout struct {
-	Fingerprint string `json:"fingerprint"` // of the source and its options, "" where it has none
-	SHA256      string `json:"sha256"`      // of the disk, LUKS2 header and payload
-	ID          string `json:"id"`          // LUKS2 UUID, hex
+	Fingerprint string `json:"fingerprint"`     // of the source and its options, "" where it has none
+	SHA256      string `json:"sha256"`          // of the disk, LUKS2 header and payload
+	ID          string `json:"id"`              // LUKS2 UUID, hex
+	Fresh       bool   `json:"fresh,omitempty"` // its key is made at each boot: it has no content and no keys
 	FSType      string `json:"fs_type"`
 	Offset      int64  `json:"payload_offset"`
 	Size        int64  `json:"payload_size"`
@@ -47,18 +52,25 @@ type DiskAbout struct {
 func (p *Plan) disks(prev *previous) ([]*disk, error) {
 	all := []*disk{{name: RootSerial, fs: p.Root}}
 	for _, v := range p.Volumes {
-		all = append(all, &disk{name: v.Name, mount: v.Mount, fs: v.FileSystem})
+		all = append(all, &disk{name: v.Name, mount: v.Mount, fresh: v.Fresh, fs: v.FileSystem})
+	}
+	if p.SwapSize != 0 {
+		all = append(all, &disk{name: SwapSerial, fresh: true, swap: true, fs: FileSystem{Size: p.SwapSize}})
 	}
 	for _, d := range all {
 		before, known := prev.disk(d.name)
-		if known {
+		if known = known && before.Fresh == d.fresh; known {
+			_, _ = hex.Decode(d.id[:], []byte(before.ID))
+		}
+		switch {
+		case d.fresh:
+		case known:
 			var err error
 			if d.key, d.passphrase, err = prev.volumeKeys(d); err != nil {
 				wipeDisks(all)
 				return nil, err
 			}
-			_, _ = hex.Decode(d.id[:], []byte(before.ID))
-		} else {
+		default:
 			d.key, d.passphrase = secret.Random(sealed.KeySize), secret.Random(64)
 		}
 		if p.BootableDisk == "" {
@@ -93,21 +105,27 @@ func (d *disk) keyFile(name string) string {
 
 // what names the disk for people.
 func (d *disk) what() string {
-	if d.name == RootSerial {
+	switch {
+	case d.name == RootSerial:
 		return "root disk"
+	case d.swap:
+		return "swap"
 	}
 	return "volume " + d.name
 }
 
 // make encrypts the disk into a folder, or takes the one of the build before.
 func (d *disk) make(ctx context.Context, p *Plan, prev *previous, into *outfile.Dir) error {
+	if d.fresh {
+		return d.makeFresh(ctx, p, into)
+	}
 	p.step("read " + d.what())
 	print, err := fingerprint(ctx, d.fs)
 	if err != nil {
 		return err
 	}
 	if d.reused, err = prev.take(ctx, d, print, into); d.reused || err != nil {
-		return err
+		return errors.Join(err, d.checkGrow())
 	}
 	p.step("encrypt " + d.what())
 	v, err := rootdisk.Create(ctx, into.Join(d.file()), rootdisk.Options{
@@ -118,14 +136,17 @@ func (d *disk) make(ctx context.Context, p *Plan, prev *previous, into *outfile.
 		return fmt.Errorf("create %s: %w", d.what(), err)
 	}
 	d.about = DiskAbout{Fingerprint: print, ID: hex.EncodeToString(v.ID[:]), FSType: v.FSType, Offset: v.Offset, Size: v.Size}
-	return nil
+	return d.checkGrow()
 }
 
 // volume is the disk as the sealed record has it. The record shares its key.
 func (d *disk) volume() sealed.Volume {
 	v := sealed.Volume{
 		Key: d.key, Offset: uint64(d.about.Offset), Size: uint64(d.about.Size),
-		FSType: d.about.FSType, ReadOnly: d.fs.ReadOnly || d.about.FSType == "erofs",
+		FSType: d.about.FSType, ReadOnly: d.fs.ReadOnly || d.about.FSType == "erofs", Fresh: d.fresh, Grow: d.fs.Grow,
+	}
+	if d.template != nil {
+		v.Template = d.name
 	}
 	_, _ = hex.Decode(v.ID[:], []byte(d.about.ID))
 	if d.guid == (bootdisk.GUID{}) {
@@ -163,16 +184,20 @@ func assemble(ctx context.Context, all []*disk, prev *previous, into *outfile.Di
 func bundleDisks(ctx context.Context, p *Plan, all []*disk, in *outfile.Dir) ([]bundle.Disk, error) {
 	if p.BootableDisk != "" {
 		part, err := describe(ctx, in, bootableFile)
-		return []bundle.Disk{{Part: part, Serial: "disk", Format: "raw"}}, err
+		return []bundle.Disk{{Part: part, Serial: "disk", Format: bundle.FormatRaw}}, err
 	}
 	var out []bundle.Disk
 	for _, d := range all {
+		if d.fresh {
+			out = append(out, bundle.Disk{Part: bundle.Part{File: d.file(), Size: d.fs.Size}, Serial: d.name, Format: bundle.FormatBlank})
+			continue
+		}
 		part, err := describe(ctx, in, d.file())
 		if err != nil {
 			return nil, err
 		}
 		d.about.SHA256 = part.SHA256
-		out = append(out, bundle.Disk{Part: part, Serial: d.name, Format: "raw", ReadOnly: d.volume().ReadOnly})
+		out = append(out, bundle.Disk{Part: part, Serial: d.name, Format: bundle.FormatRaw, ReadOnly: d.volume().ReadOnly})
 	}
 	return out, nil
 }
@@ -180,7 +205,7 @@ func bundleDisks(ctx context.Context, p *Plan, all []*disk, in *outfile.Dir) ([]
 // fileSystems are what the guest must be able to mount.
 func fileSystems(all []*disk) (names []string) {
 	for _, d := range all {
-		if !slices.Contains(names, d.about.FSType) {
+		if d.about.FSType != "" && !slices.Contains(names, d.about.FSType) { // swap has none
 			names = append(names, d.about.FSType)
 		}
 	}

@@ -23,6 +23,7 @@ type Plan struct {
 	Strip      bool // cut the signatures of the kernel's modules off; see initrd.Plan
 	Root       FileSystem
 	Volumes    []Volume
+	SwapSize   int64  // bytes of swap with a key made at each boot; 0: none
 	GuestDir   string // folder with the s390x binaries guestinit and guestagent
 	Cmdline    string // kernel command line, "" for DefaultCmdline
 	Init       string
@@ -47,6 +48,7 @@ type FileSystem struct {
 	Partition int    // of a disk image; 0: the only one that can be a root
 	Size      int64  // bytes, 0: content and head-room
 	ReadOnly  bool
+	Grow      bool // at boot, to the end of a disk that was made larger; ext4 only
 }
 
 // Volume is a data volume with a key of its own. Without a source it is an
@@ -54,6 +56,7 @@ type FileSystem struct {
 type Volume struct {
 	Name  string // a-z, 0-9 and '-', at most 16: its file, its keys and its serial number are called so
 	Mount string // folder in the root
+	Fresh bool   // its key is made at each boot, in the guest, and so is its empty file system
 	FileSystem
 }
 
@@ -87,6 +90,9 @@ func DefaultCmdline(devices int) string {
 // and network.
 func (p *Plan) devices() int {
 	disks := 1 + len(p.Volumes)
+	if p.SwapSize != 0 {
+		disks++
+	}
 	if p.BootableDisk != "" {
 		disks = 1
 	}
@@ -152,10 +158,16 @@ func (p *Plan) open(ctx context.Context) (_ *prepared, err error) {
 const maxVolumeName = 16
 
 func (p *Plan) checkVolumes() error {
-	if len(p.Volumes) >= bundle.MaxDisks {
-		return fmt.Errorf("plan volumes: %d, at most %d", len(p.Volumes), bundle.MaxDisks-1)
+	disks, names, mounts := 1+len(p.Volumes), []string{RootSerial, "boot", "disk"}, []string(nil)
+	if p.SwapSize != 0 {
+		disks, names = disks+1, append(names, SwapSerial)
 	}
-	names, mounts := []string{RootSerial, "boot", "disk"}, []string(nil)
+	if disks > bundle.MaxDisks {
+		return fmt.Errorf("plan volumes: %d disks with the root's and the swap's, at most %d", disks, bundle.MaxDisks)
+	}
+	if err := p.checkFresh(); err != nil {
+		return err
+	}
 	for _, v := range p.Volumes {
 		switch {
 		case bundle.CheckName(v.Name) != nil || len(v.Name) > maxVolumeName:

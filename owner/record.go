@@ -20,6 +20,11 @@ func (p *Plan) record(keys *secrets, disks []*disk) *sealed.Record {
 		Exec:         &sealed.Exec{Init: p.Init, StopSignal: p.StopSignal},
 	}
 	for _, d := range disks[1:] {
+		if d.swap {
+			swap := d.volume()
+			r.Swap = &swap
+			continue
+		}
 		r.Data = append(r.Data, sealed.DataVolume{Volume: d.volume(), Mount: d.mount})
 	}
 	slices.SortFunc(r.Data, func(a, b sealed.DataVolume) int { return strings.Compare(a.Mount, b.Mount) }) // a folder before what is in it

@@ -74,7 +74,7 @@ keys in the folder previous.`,
 	f.BoolVar(&dryRun, "dry-run", false, "check the plan and print it as a build file, build nothing")
 	f.BoolVar(&printSchema, "print-schema", false, "print the JSON schema of the build file")
 	groupFlags(cmd, nil,
-		flagGroup{"What to build", []string{"file", "name", "root", "partition", "root-size", "read-only", "volume", "kernel", "modules", "kernel-release", "module-signatures", "guest-dir", "tls-verify"}},
+		flagGroup{"What to build", []string{"file", "name", "root", "partition", "root-size", "read-only", "grow", "volume", "swap-size", "kernel", "modules", "kernel-release", "module-signatures", "guest-dir", "tls-verify"}},
 		flagGroup{"How the guest runs", []string{"memory", "cmdline", "parmfile", "init", "stop-signal", "enable-dump"}},
 		flagGroup{"Hosts", []string{"host-key-document", "cert", "crl", "offline", "root-ca", "no-verify"}},
 		flagGroup{"Outputs", []string{"output", "secrets", "bootable-disk", "update", "dry-run", "print-schema"}},
@@ -98,7 +98,10 @@ func build(cmd *cobra.Command, plan *owner.Plan) error {
 	parts := []string{"image " + mib(m.Image.Size)}
 	for _, d := range m.Disks {
 		part := d.Serial + " " + mib(d.Size)
-		if slices.Contains(res.Reused, d.Serial) {
+		switch {
+		case d.Blank():
+			part += " made where the guest runs"
+		case slices.Contains(res.Reused, d.Serial):
 			part += " as before"
 		}
 		parts = append(parts, part)
@@ -137,15 +140,16 @@ func planOf(cmd *cobra.Command, f *buildfile.File) (*owner.Plan, error) {
 	plan := &owner.Plan{
 		Name: f.Name, Kernel: kernel.Source{Kernel: plainPaths(f.Kernel), Modules: plainPaths(f.Modules), Release: f.KernelRelease},
 		Strip: f.Signatures == "strip", Cmdline: f.Cmdline,
-		Root: owner.FileSystem{Source: string(f.Root.Source), Partition: f.Root.Partition, Size: int64(f.Root.Size), ReadOnly: f.Root.ReadOnly},
-		Init: f.Init, StopSignal: uint8(f.StopSignal), MemoryMiB: f.MemoryMiB, AllowDump: f.EnableDump,
+		Root:     owner.FileSystem{Source: string(f.Root.Source), Partition: f.Root.Partition, Size: int64(f.Root.Size), ReadOnly: f.Root.ReadOnly, Grow: f.Root.Grow},
+		SwapSize: int64(f.Swap.Size),
+		Init:     f.Init, StopSignal: uint8(f.StopSignal), MemoryMiB: f.MemoryMiB, AllowDump: f.EnableDump,
 		Hosts: docs, GuestDir: guestDir, Bundle: string(f.Output), Secrets: string(f.Secrets), BootableDisk: string(f.BootableDisk),
 		Warn: func(text string) { fmt.Fprintln(cmd.ErrOrStderr(), "warning:", text) },
 	}
 	for _, v := range f.Volumes {
 		plan.Volumes = append(plan.Volumes, owner.Volume{
-			Name: v.Name, Mount: v.Mount,
-			FileSystem: owner.FileSystem{Source: string(v.Source), Partition: v.Partition, Size: int64(v.Size), ReadOnly: v.ReadOnly},
+			Name: v.Name, Mount: v.Mount, Fresh: v.Key == "fresh",
+			FileSystem: owner.FileSystem{Source: string(v.Source), Partition: v.Partition, Size: int64(v.Size), ReadOnly: v.ReadOnly, Grow: v.Grow},
 		})
 	}
 	return plan, nil

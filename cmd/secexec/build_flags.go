@@ -44,8 +44,12 @@ func (b *buildFlags) add(cmd *cobra.Command) {
 	b.field("root-size", "root.size", func(f *buildfile.File) { f.Root.Size = g.Root.Size })
 	f.BoolVar(&g.Root.ReadOnly, "read-only", false, "map and mount the root read-only")
 	b.field("read-only", "root.read_only", func(f *buildfile.File) { f.Root.ReadOnly = g.Root.ReadOnly })
-	f.Var((*volumeList)(&g.Volumes), "volume", "`VOLUME` with data: name=NAME,mount=DIR, then size=SIZE or source=SOURCE, ro (repeatable)")
+	f.BoolVar(&g.Root.Grow, "grow", false, "at boot grow the root's ext4 to the end of the disk, where that was made larger")
+	b.field("grow", "root.grow", func(f *buildfile.File) { f.Root.Grow = g.Root.Grow })
+	f.Var((*volumeList)(&g.Volumes), "volume", "`VOLUME` with data: name=NAME,mount=DIR, then size=SIZE or source=SOURCE, ro, grow, fresh (repeatable)")
 	b.field("volume", "volumes", func(f *buildfile.File) { f.Volumes = g.Volumes })
+	f.Var((*byteSize)(&g.Swap.Size), "swap-size", "`SIZE` of swap with a key made at each boot, such as 1G (default: no swap)")
+	b.field("swap-size", "swap.size", func(f *buildfile.File) { f.Swap.Size = g.Swap.Size })
 	f.VarP((*pathList)(&g.Kernel), "kernel", "i", "s390x Linux: a raw image, an installed system's folder, or packages (repeatable)")
 	b.field("kernel", "kernel", func(f *buildfile.File) { f.Kernel = g.Kernel })
 	f.Var((*pathList)(&g.Modules), "modules", "folder with the kernel's lib/modules, or packages (repeatable; default: what --kernel brings)")
@@ -207,8 +211,16 @@ func (l *volumeList) Set(text string) error {
 			if v.ReadOnly = true; value != "" {
 				err = errors.New("ro takes no value")
 			}
+		case "grow":
+			if v.Grow = true; value != "" {
+				err = errors.New("grow takes no value")
+			}
+		case "fresh":
+			if v.Key = "fresh"; value != "" {
+				err = errors.New("fresh takes no value")
+			}
 		default:
-			err = fmt.Errorf("%q is none of name=, mount=, size=, source=, partition= and ro", word)
+			err = fmt.Errorf("%q is none of name=, mount=, size=, source=, partition=, ro, grow and fresh", word)
 		}
 		if err != nil {
 			return err

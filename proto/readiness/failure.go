@@ -22,4 +22,8 @@ var Failures = map[string]string{
 	"G117": "a data volume can't be mapped",
 	"G118": "a data volume does not hold what was sealed",
 	"G119": "a data volume's mount point is no folder of the root",
+	"G130": "a volume's fresh key can't be made",
+	"G131": "a fresh volume's empty file system can't be written",
+	"G132": "the swap space can't be used",
+	"G133": "a file system can't be grown",
 }
