@@ -9,7 +9,6 @@ import (
 	"crypto/ed25519"
 	"encoding/hex"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 
@@ -194,7 +193,10 @@ func copyDisk(ctx context.Context, from string, to *outfile.File, qcow2 bool) er
 	if qcow2 {
 		return bootdisk.ToQCOW2(ctx, to.File, raw, info.Size())
 	}
-	if _, err := io.Copy(to.File, raw); err != nil { // in the kernel, shared where the file system can
+	if err := to.Truncate(info.Size()); err != nil {
+		return fmt.Errorf("copy bootable disk: %w", err)
+	}
+	if _, err := outfile.CopyData(ctx, to.File, 0, raw); err != nil {
 		return fmt.Errorf("copy bootable disk: %w", err)
 	}
 	return nil

@@ -201,6 +201,34 @@ func TestFreshKeysAndGrowth(t *testing.T) {
 	}
 }
 
+// On a bootable disk fresh volumes and swap are partitions.
+func TestFreshBootableDisk(t *testing.T) {
+	t.Parallel()
+	if os.Getenv("SECEXEC_LONG") == "" {
+		t.Skip("set SECEXEC_LONG=1 (make test-long)")
+	}
+	freshLab(t) // makes the root
+	p, err := plan("fresh-disk", filepath.Join(lab.dir, "fresh-root"), "host-a", 256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.SwapSize, p.BootableDisk = 16<<20, filepath.Join(lab.dir, "fresh-disk.raw")
+	p.Volumes = []owner.Volume{{Name: "scratch", Mount: "/scratch", Fresh: true, FileSystem: owner.FileSystem{Size: 16 << 20}}}
+	if _, err := owner.Build(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	n := newNode(t)
+	if out, err := n.secexec("create", p.Bundle, "--name", "g"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	said := n.boots("g")
+	for _, want := range []string{"scratch holds [d lost+found/] <nil>", "scratch's device, written, holds the word: yes", "swapped: used before they came back ", "fresh is done"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("no %q:\n%s", want, said)
+		}
+	}
+}
+
 // Growth far beyond the group descriptors that the file system was made with;
 // and blank disks that a host has made too small.
 func TestFreshLong(t *testing.T) {
