@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/hex"
-	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -108,14 +107,15 @@ func search(t *testing.T, path string, word []byte) (found bool, stored int64) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	text, err := io.ReadAll(f)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		t.Fatal(err)
 	}
+	text, err := unix.Mmap(int(f.Fd()), 0, int(st.Size), unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Munmap(text)
 	return bytes.Contains(text, word), st.Blocks * 512
 }
 
