@@ -145,6 +145,9 @@ func (p *Plan) open(ctx context.Context) (_ *prepared, err error) {
 	if err := found.kernel.CheckGuest(); err != nil {
 		return nil, err
 	}
+	if p.SwapSize != 0 && found.kernel.Lacks("CONFIG_SWAP") {
+		return nil, fmt.Errorf("plan swap: kernel %s is built without CONFIG_SWAP: take another, or leave swap out", found.kernel.Release)
+	}
 	if verdict, why := found.kernel.Guest(); verdict == kernel.Unknown {
 		p.warn("whether this kernel can be a Secure Execution guest is not known: " + why)
 	}
