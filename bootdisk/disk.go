@@ -19,7 +19,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 
@@ -217,32 +216,19 @@ func (o *Options) layout(images []int64, largest int64) (*Table, error) {
 	return t, nil
 }
 
-// copyVolume copies a volume's bytes into its partition, the whole of it.
+// copyVolume copies a volume's bytes into its partition, the whole of it; holes
+// stay holes.
 func copyVolume(ctx context.Context, disk *os.File, p Partition, path string) error {
 	in, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("copy volume: %w", err)
 	}
 	defer in.Close()
-	if _, err := disk.Seek(p.Start, io.SeekStart); err != nil {
-		return fmt.Errorf("copy volume: %w", err)
-	}
-	copied := int64(0)
-	for err == nil {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		var n int64
-		// A file to a file: the kernel copies, or shares, the blocks.
-		n, err = io.CopyN(disk, in, min(64*mebi, p.Size+1-copied))
-		if copied += n; copied > p.Size {
-			break
-		}
-	}
+	n, err := outfile.CopyData(ctx, disk, p.Start, in)
 	switch {
-	case err != nil && !errors.Is(err, io.EOF):
+	case err != nil:
 		return fmt.Errorf("copy volume %s: %w", path, err)
-	case roundUp(copied) != p.Size:
+	case roundUp(n) != p.Size:
 		return fmt.Errorf("copy volume: %s changed its size while it was read", path)
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -44,6 +45,36 @@ func sample(t testing.TB) (string, *Manifest) {
 		t.Fatal(err)
 	}
 	return dir, m
+}
+
+// withBlank is a manifest with a blank disk besides.
+func withBlank(m *Manifest) Manifest {
+	out := *m
+	out.Version = VersionBlank
+	out.Disks = append(slices.Clone(m.Disks), Disk{Part: Part{File: "swap.img", Size: 1 << 30}, Serial: "swap", Format: FormatBlank})
+	return out
+}
+
+// A blank disk is no part: nothing of it is read.
+func TestBlankDisk(t *testing.T) {
+	t.Parallel()
+	dir, m := sample(t)
+	blank := withBlank(m)
+	text, err := blank.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, ManifestFile), text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	b, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	if err := b.Verify(t.Context()); err != nil || len(b.Manifest.Parts()) != 2 || len(b.Manifest.Disks) != 2 {
+		t.Errorf("%v %+v", err, b.Manifest)
+	}
 }
 
 func TestOpenAndVerify(t *testing.T) {
@@ -120,7 +151,14 @@ func TestVerifyStopsWithItsContext(t *testing.T) {
 func TestManifestRefusals(t *testing.T) {
 	t.Parallel()
 	cases := map[string]func(*Manifest){
-		"version":         func(m *Manifest) { m.Version = 2 },
+		"version":         func(m *Manifest) { m.Version = 3 },
+		"version high":    func(m *Manifest) { m.Version = 2 },
+		"blank, low":      func(m *Manifest) { *m = withBlank(m); m.Version = 1 },
+		"blank, digest":   func(m *Manifest) { *m = withBlank(m); m.Disks[1].SHA256 = m.Image.SHA256 },
+		"blank, to read":  func(m *Manifest) { *m = withBlank(m); m.Disks[1].ReadOnly = true },
+		"blank, size":     func(m *Manifest) { *m = withBlank(m); m.Disks[1].Size = MaxBlank + 1 },
+		"blank, file":     func(m *Manifest) { *m = withBlank(m); m.Disks[1].File = "../x" },
+		"blank, to boot":  func(m *Manifest) { *m = withBlank(m); m.Disks, m.Boot = m.Disks[1:], BootDisk },
 		"name":            func(m *Manifest) { m.Name = "../x" },
 		"image id":        func(m *Manifest) { m.Image.ID = "zz" },
 		"image file":      func(m *Manifest) { m.Image.File = "../boot" },

@@ -115,11 +115,7 @@ func (b *Bundle) CopyPart(ctx context.Context, p Part, dst io.Writer) error {
 
 // Verify reads every part and checks its digest.
 func (b *Bundle) Verify(ctx context.Context) error {
-	parts := []Part{b.Manifest.Image.Part}
-	for _, d := range b.Manifest.Disks {
-		parts = append(parts, d.Part)
-	}
-	for _, p := range parts {
+	for _, p := range b.Manifest.Parts() {
 		if err := b.CopyPart(ctx, p, io.Discard); err != nil {
 			return err
 		}

@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/secexec/secexec/form"
@@ -24,8 +25,11 @@ import (
 // ManifestFile is the manifest's name in a bundle folder.
 const ManifestFile = "bundle.json"
 
-// Version is the one version of the manifest.
-const Version = 1
+// Versions of the manifest. Marshal wants the lowest that says all of it.
+const (
+	Version      = 1
+	VersionBlank = 2 // it has blank disks
+)
 
 // Limits of a manifest, checked before anything it names is opened.
 const (
@@ -33,6 +37,7 @@ const (
 	MaxDisks        = 16
 	MaxKeySlots     = 95 // what an SE header of 8192 bytes holds
 	MaxMemoryMiB    = 4 << 20
+	MaxBlank        = 16 << 40 // bytes of a blank disk
 )
 
 // ErrManifest is wrapped by every error about a manifest's text or values.
@@ -64,12 +69,42 @@ type Image struct {
 	ID string `json:"id"` // image identity as in readiness reports, 16 bytes hex
 }
 
-// Disk describes one disk.
+// Disk describes one disk. A blank one is no file of the bundle: whoever runs
+// the guest makes a raw disk of its size for it. Its digest is "".
 type Disk struct {
 	Part
 	Serial   string `json:"serial"` // virtio-blk serial by which the guest finds it
-	Format   string `json:"format"` // "raw"
+	Format   string `json:"format"` // FormatRaw or FormatBlank
 	ReadOnly bool   `json:"read_only"`
+}
+
+// Formats of disks.
+const (
+	FormatRaw   = "raw"
+	FormatBlank = "blank"
+)
+
+// Blank tells whether a disk has no content.
+func (d *Disk) Blank() bool { return d.Format == FormatBlank }
+
+// Parts are the files of the bundle besides its manifest: the image, then the
+// disks that have content.
+func (m *Manifest) Parts() []Part {
+	out := []Part{m.Image.Part}
+	for i := range m.Disks {
+		if !m.Disks[i].Blank() {
+			out = append(out, m.Disks[i].Part)
+		}
+	}
+	return out
+}
+
+// Lowest is the lowest version that says all of a manifest.
+func (m *Manifest) Lowest() int {
+	if slices.ContainsFunc(m.Disks, func(d Disk) bool { return d.Blank() }) {
+		return VersionBlank
+	}
+	return Version
 }
 
 // Part names a file of the bundle with its size in bytes and SHA-256 digest in hex.
@@ -135,8 +170,10 @@ func CheckName(name string) error {
 // Check reports the first value that breaks the form, wrapped in ErrManifest.
 func (m *Manifest) Check() error {
 	switch {
-	case m.Version != Version:
-		return invalid("version %d, this secexec knows %d", m.Version, Version)
+	case m.Version != Version && m.Version != VersionBlank:
+		return invalid("version %d, this secexec knows %d and %d", m.Version, Version, VersionBlank)
+	case m.Version != m.Lowest():
+		return invalid("version %d, what it says is version %d", m.Version, m.Lowest())
 	case CheckName(m.Name) != nil:
 		return CheckName(m.Name)
 	case !isHex(m.Image.ID, 16):
@@ -150,8 +187,11 @@ func (m *Manifest) Check() error {
 	case m.MemoryMiB < 64 || m.MemoryMiB > MaxMemoryMiB:
 		return invalid("memory %d MiB is not in 64..%d", m.MemoryMiB, MaxMemoryMiB)
 	}
-	if m.Boot != BootImage && m.Boot != BootDisk {
+	switch {
+	case m.Boot != BootImage && m.Boot != BootDisk:
 		return invalid("boot %q is neither absent nor %q", m.Boot, BootDisk)
+	case m.Boot == BootDisk && m.Disks[0].Blank():
+		return invalid("it boots from a blank disk")
 	}
 	if err := m.Image.check(); err != nil {
 		return err
@@ -167,8 +207,8 @@ func (m *Manifest) Check() error {
 			return invalid("file %q is named twice", d.File)
 		case !form.Serial.MatchString(d.Serial) || serials[d.Serial]:
 			return invalid("disk serial %q is not a unique name of 1 to 20 characters", d.Serial)
-		case d.Format != "raw":
-			return invalid("disk format %q is not raw", d.Format)
+		case d.Format != FormatRaw && !d.Blank():
+			return invalid("disk format %q is neither raw nor blank", d.Format)
 		}
 		files[d.File], serials[d.Serial] = true, true
 	}
@@ -179,6 +219,21 @@ func (m *Manifest) Check() error {
 		if len(s.Subject) > 1024 {
 			return invalid("key slot subject of %d bytes, at most 1024", len(s.Subject))
 		}
+	}
+	return nil
+}
+
+func (d *Disk) check() error {
+	if !d.Blank() {
+		return d.Part.check()
+	}
+	switch {
+	case !form.File.MatchString(d.File):
+		return invalid("file %q is not a plain file name", d.File)
+	case d.Size <= 0 || d.Size > MaxBlank:
+		return invalid("blank disk %q has size %d, wants 1 to %d", d.File, d.Size, int64(MaxBlank))
+	case d.SHA256 != "" || d.ReadOnly:
+		return invalid("blank disk %q has a digest or is read-only", d.File)
 	}
 	return nil
 }

@@ -37,6 +37,11 @@ const (
 
 	failVerity  failure = "G125"
 	failOverlay failure = "G126"
+
+	failFreshKey failure = "G130"
+	failEmpty    failure = "G131"
+	failSwap     failure = "G132"
+	failGrow     failure = "G133"
 )
 
 // Error returns code and sentence: all that leaves the guest.

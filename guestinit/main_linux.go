@@ -93,6 +93,9 @@ func (b *boot) run() error {
 	if err := mountVolumes(record, device); err != nil {
 		return err
 	}
+	if err := swapOn(record.Swap); err != nil {
+		return err
+	}
 	if record.Exec == nil {
 		return failRecord.because(errors.New("no init"))
 	}

@@ -25,6 +25,9 @@ func mountVolumes(record *sealed.Record, root string) error {
 	if err := mountRoot(record, root); err != nil {
 		return err
 	}
+	if err := grow(&record.Root, root, newRoot); err != nil {
+		return err
+	}
 	for i := range record.Data {
 		if err := mountData(&record.Data[i], i); err != nil {
 			return err
@@ -46,12 +49,13 @@ func mountData(d *sealed.DataVolume, number int) error {
 	} else if err != nil {
 		return failData.because(err)
 	}
-	return nil
+	return grow(&d.Volume, device, newRoot+d.Mount)
 }
 
 // unlock maps a volume as sealed and returns the mapping's node. name ends the
 // names of the mapping and of its key in the keyring. Of the disk it reads no
-// byte but, to find a partition, the table.
+// byte but, to find a partition, the table. A fresh volume holds its empty file
+// system then.
 func unlock(v *sealed.Volume, name string, fail volumeFailures) (string, error) {
 	disk, err := waitDisk(v, fail)
 	if err != nil {
@@ -60,9 +64,14 @@ func unlock(v *sealed.Volume, name string, fail volumeFailures) (string, error) 
 	if disk.Size < v.Offset+v.Size {
 		return "", fail.size
 	}
+	if v.Fresh {
+		if v.Key, err = freshKey(); err != nil {
+			return "", failFreshKey.because(err)
+		}
+	}
 	crypt := devmapper.Crypt{
 		Cipher: sealed.Cipher, KeySize: len(v.Key), KeyDescription: "secexec:" + name,
-		Major: disk.Major, Minor: disk.Minor, Offset: v.Offset, Size: v.Size, SectorSize: sealed.SectorSize,
+		Major: disk.Major, Minor: disk.Minor, Offset: v.Offset, Size: mappedSize(v, disk.Size), SectorSize: sealed.SectorSize,
 	}
 	if v.Mode == sealed.Integrity {
 		if err := overIntegrity(&crypt, v, name); err != nil {
@@ -83,7 +92,13 @@ func unlock(v *sealed.Volume, name string, fail volumeFailures) (string, error) 
 			return "", err
 		}
 	}
-	return fmt.Sprintf("/dev/dm-%d", minor), nil
+	device := fmt.Sprintf("/dev/dm-%d", minor)
+	if v.Template != "" {
+		if err := writeEmpty(v, device); err != nil {
+			return "", failEmpty.because(err)
+		}
+	}
+	return device, nil
 }
 
 // waitDisk waits for a volume's disk or partition, at most diskDeadline.

@@ -9,6 +9,7 @@
 //	/guestagent       0755
 //	/sealed.record    0400  all that guestinit believes; see package sealed
 //	/modules/NN-NAME.ko     kernel modules, uncompressed, in load order
+//	/templates/NAME   0400  empty file systems of volumes with a fresh key
 //	/dev /proc /sys /run /newroot   empty folders
 //
 // Modules keep the distribution's signature. The kernel checks it at each
@@ -41,6 +42,10 @@ type Plan struct {
 	// Record is complete but for its Modules, which Write fills in. It stays
 	// its owner's to wipe.
 	Record *sealed.Record
+
+	// Templates are the file systems that the record's volumes name (package
+	// template).
+	Templates map[string][]byte
 
 	// Strip cuts the modules' signatures off. Guests start faster without them
 	// (see the package's comment), and the sealed image vouches for modules
@@ -85,6 +90,12 @@ func Write(ctx context.Context, w io.Writer, p Plan) error {
 	}
 	for _, dir := range []string{"dev", "modules", "newroot", "proc", "run", "sys"} {
 		entries = append(entries, entry{path: dir, mode: cpio.Folder | 0o755})
+	}
+	if len(p.Templates) > 0 {
+		entries = append(entries, entry{path: "templates", mode: cpio.Folder | 0o755})
+	}
+	for name, content := range p.Templates {
+		entries = append(entries, entry{path: "templates/" + name, mode: cpio.Regular | 0o400, load: func() ([]byte, error) { return content, nil }})
 	}
 	p.Record.Modules = make([]sealed.Module, 0, len(modules))
 	for i, m := range modules {

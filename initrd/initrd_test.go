@@ -286,3 +286,22 @@ func TestWriteStops(t *testing.T) {
 		t.Errorf("cancelled: Write gave %v", err)
 	}
 }
+
+func TestTemplates(t *testing.T) {
+	t.Parallel()
+	p := plan(t)
+	p.Templates = map[string][]byte{"scratch": []byte("one"), "cache": []byte("other")}
+	var out bytes.Buffer
+	if err := Write(t.Context(), &out, p); err != nil {
+		t.Fatal(err)
+	}
+	_, members := readCPIO(t, out.Bytes())
+	if m := members["templates"]; m.Mode != cpio.Folder|0o755 {
+		t.Errorf("folder %+v", m)
+	}
+	for name, content := range p.Templates {
+		if m := members["templates/"+name]; m.content != string(content) || m.Mode != cpio.Regular|0o400 {
+			t.Errorf("%s: %+v", name, m)
+		}
+	}
+}

@@ -39,10 +39,7 @@ func (k *Kernel) Guest() (Verdict, string) {
 	if atLeast(k.Release, alwaysMajor, alwaysMinor) {
 		return Can, fmt.Sprintf("every s390x kernel since Linux %d.%d can", alwaysMajor, alwaysMinor)
 	}
-	config, from := k.Config, k.ConfigFrom
-	if config == nil {
-		config, from = embeddedConfig(k.Image), "the image"
-	}
+	config, from := k.config()
 	switch {
 	case config == nil && k.Release == "":
 		return Unknown, fmt.Sprintf("the image tells neither its release nor its configuration; before Linux %d.%d it needs %s=y", alwaysMajor, alwaysMinor, guestOption)
@@ -52,6 +49,21 @@ func (k *Kernel) Guest() (Verdict, string) {
 		return Can, fmt.Sprintf("%s=y in %s", guestOption, from)
 	}
 	return Cannot, fmt.Sprintf("%s is not set in %s, and only since Linux %d.%d every s390x kernel can", guestOption, from, alwaysMajor, alwaysMinor)
+}
+
+// config is the kernel's configuration and where it is from; nil: unknown.
+func (k *Kernel) config() (text []byte, from string) {
+	if k.Config != nil {
+		return k.Config, k.ConfigFrom
+	}
+	return embeddedConfig(k.Image), "the image"
+}
+
+// Lacks tells whether the kernel is known to be built without an option, such
+// as CONFIG_SWAP, that is never a module.
+func (k *Kernel) Lacks(name string) bool {
+	config, _ := k.config()
+	return config != nil && !option(config, name)
 }
 
 // CheckGuest refuses a kernel that can't be an SE guest with ErrNotGuest. A

@@ -105,3 +105,17 @@ func TestImageRelease(t *testing.T) {
 		t.Errorf("over the limit: %v", err)
 	}
 }
+
+func TestLacks(t *testing.T) {
+	t.Parallel()
+	image := io.NewSectionReader(bytes.NewReader(nil), 0, 0)
+	for config, want := range map[string]bool{"CONFIG_SWAP=y\n": false, "# CONFIG_SWAP is not set\n": true, "CONFIG_SWAPX=y\n": true} {
+		k := &Kernel{Image: image, Config: []byte(config)}
+		if got := k.Lacks("CONFIG_SWAP"); got != want {
+			t.Errorf("%q: %v", config, got)
+		}
+	}
+	if (&Kernel{Image: image}).Lacks("CONFIG_SWAP") {
+		t.Error("a kernel of which nothing is known lacks something")
+	}
+}

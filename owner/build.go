@@ -9,7 +9,6 @@ import (
 	"crypto/ed25519"
 	"encoding/hex"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 
@@ -72,7 +71,7 @@ func Build(ctx context.Context, p Plan) (*Result, error) {
 	p.step("pack initrd")
 	record := p.record(keys, disks)
 	defer record.EntropySeed.Wipe()
-	rd, err := packInitrd(ctx, &p, found, record, fileSystems(disks), out.secrets)
+	rd, err := packInitrd(ctx, &p, found, record, disks, out.secrets)
 	if err != nil {
 		return nil, err
 	}
@@ -194,7 +193,10 @@ func copyDisk(ctx context.Context, from string, to *outfile.File, qcow2 bool) er
 	if qcow2 {
 		return bootdisk.ToQCOW2(ctx, to.File, raw, info.Size())
 	}
-	if _, err := io.Copy(to.File, raw); err != nil { // in the kernel, shared where the file system can
+	if err := to.Truncate(info.Size()); err != nil {
+		return fmt.Errorf("copy bootable disk: %w", err)
+	}
+	if _, err := outfile.CopyData(ctx, to.File, 0, raw); err != nil {
 		return fmt.Errorf("copy bootable disk: %w", err)
 	}
 	return nil
@@ -202,7 +204,6 @@ func copyDisk(ctx context.Context, from string, to *outfile.File, qcow2 bool) er
 
 func writeManifest(ctx context.Context, p *Plan, record *sealed.Record, disks []*disk, dir *outfile.Dir, m *bundle.Manifest) error {
 	*m = bundle.Manifest{
-		Version:   bundle.Version,
 		Name:      p.Name,
 		Identity:  hex.EncodeToString(record.PublicKey()),
 		MemoryMiB: p.MemoryMiB,
@@ -222,6 +223,7 @@ func writeManifest(ctx context.Context, p *Plan, record *sealed.Record, disks []
 	if m.Disks, err = bundleDisks(ctx, p, disks, dir); err != nil {
 		return err
 	}
+	m.Version = m.Lowest()
 	text, err := m.Marshal()
 	if err != nil {
 		return err

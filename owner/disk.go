@@ -3,6 +3,7 @@ package owner
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -20,12 +21,15 @@ import (
 // owns its keys.
 type disk struct {
 	name  string // its serial number too
-	mount string // "" for the root and its writable layer
+	mount string // "" for the root, its writable layer and swap
+	fresh bool   // its key is made in the guest
+	swap  bool   // it holds no file system
 	fs    FileSystem
 	guid  bootdisk.GUID // its partition on a bootable disk, zero without one
 
 	id              [16]byte     // LUKS2 UUID: the one before, so that the file system keeps its layout; zero: a new one
 	key, passphrase secret.Bytes // volume key; key file of the LUKS2 key slot
+	template        []byte       // of a fresh volume, after make
 	about           DiskAbout    // complete after make
 	reused          bool         // from the build before
 }
@@ -34,9 +38,10 @@ type disk struct {
 // is. The digest is the owner's own: the one in the bundle has been to the
 // provider.
 type DiskAbout struct {
-	Fingerprint string `json:"fingerprint"` // of the source and its options, "" where it has none
-	SHA256      string `json:"sha256"`      // of the disk, LUKS2 header and payload
-	ID          string `json:"id"`          // LUKS2 UUID, hex
+	Fingerprint string `json:"fingerprint"`     // of the source and its options, "" where it has none
+	SHA256      string `json:"sha256"`          // of the disk, LUKS2 header and payload
+	ID          string `json:"id"`              // LUKS2 UUID, hex
+	Fresh       bool   `json:"fresh,omitempty"` // its key is made at each boot: it has no content and no keys
 	FSType      string `json:"fs_type"`
 	Offset      int64  `json:"payload_offset"`
 	Size        int64  `json:"payload_size"`
@@ -53,21 +58,31 @@ func (p *Plan) disks(prev *previous) ([]*disk, error) {
 	all := []*disk{{name: RootSerial, fs: p.Root}}
 	all[0].fs.folders = p.mountPoints()
 	for _, v := range p.Volumes {
-		all = append(all, &disk{name: v.Name, mount: v.Mount, fs: v.FileSystem})
+		all = append(all, &disk{name: v.Name, mount: v.Mount, fresh: v.Fresh, fs: v.FileSystem})
+	}
+	if p.SwapSize != 0 {
+		all = append(all, &disk{name: SwapSerial, fresh: true, swap: true, fs: FileSystem{Size: p.SwapSize}})
 	}
 	if p.Overlay != nil && p.Overlay.Volume {
 		all = append(all, p.Overlay.disk())
 	}
 	for _, d := range all {
 		before, known := prev.disk(d.name)
-		if mode, err := ParseMode(before.Mode); known && err == nil && keySize(mode) == keySize(d.fs.Mode) {
+		if mode, err := ParseMode(before.Mode); err != nil || keySize(mode) != keySize(d.fs.Mode) || before.Fresh != d.fresh {
+			known = false
+		}
+		if known {
+			_, _ = hex.Decode(d.id[:], []byte(before.ID))
+		}
+		switch {
+		case d.fresh:
+		case known:
 			var err error
 			if d.key, d.passphrase, err = prev.volumeKeys(d); err != nil {
 				wipeDisks(all)
 				return nil, err
 			}
-			_, _ = hex.Decode(d.id[:], []byte(before.ID))
-		} else {
+		default:
 			d.key, d.passphrase = secret.Random(keySize(d.fs.Mode)), secret.Random(64)
 		}
 		if p.BootableDisk == "" {
@@ -102,21 +117,29 @@ func (d *disk) keyFile(name string) string {
 
 // what names the disk for people.
 func (d *disk) what() string {
-	if d.name == RootSerial {
+	switch {
+	case d.name == RootSerial:
 		return "root disk"
+	case d.name == OverlaySerial && d.mount == "":
+		return "writable layer"
+	case d.swap:
+		return "swap"
 	}
 	return "volume " + d.name
 }
 
 // make encrypts the disk into a folder, or takes the one of the build before.
 func (d *disk) make(ctx context.Context, p *Plan, prev *previous, into *outfile.Dir) error {
+	if d.fresh {
+		return d.makeFresh(ctx, p, into)
+	}
 	p.step("read " + d.what())
 	print, err := fingerprint(ctx, d.fs)
 	if err != nil {
 		return err
 	}
 	if d.reused, err = prev.take(ctx, d, print, into); d.reused || err != nil {
-		return err
+		return errors.Join(err, d.checkGrow())
 	}
 	p.step("encrypt " + d.what())
 	v, err := rootdisk.Create(ctx, into.Join(d.file()), rootdisk.Options{
@@ -133,7 +156,7 @@ func (d *disk) make(ctx context.Context, p *Plan, prev *previous, into *outfile.
 			Provided: uint64(l.Provided), JournalSectors: uint32(l.JournalSectors()), InterleaveSectors: dmintegrity.InterleaveSectors,
 		}
 	}
-	return nil
+	return d.checkGrow()
 }
 
 // volume is the disk as the sealed record has it. The record shares its key.
@@ -141,7 +164,10 @@ func (d *disk) volume() sealed.Volume {
 	v := sealed.Volume{
 		Key: d.key, Offset: uint64(d.about.Offset), Size: uint64(d.about.Size),
 		FSType: d.about.FSType, ReadOnly: d.fs.ReadOnly || d.about.FSType == "erofs" || d.fs.Mode == sealed.Verity,
-		Mode: d.fs.Mode, Integrity: d.about.Integrity, Verity: d.about.HashTree.sealed(),
+		Mode: d.fs.Mode, Integrity: d.about.Integrity, Verity: d.about.HashTree.sealed(), Fresh: d.fresh, Grow: d.fs.Grow,
+	}
+	if d.template != nil {
+		v.Template = d.name
 	}
 	_, _ = hex.Decode(v.ID[:], []byte(d.about.ID))
 	if d.guid == (bootdisk.GUID{}) {
@@ -179,24 +205,31 @@ func assemble(ctx context.Context, all []*disk, prev *previous, into *outfile.Di
 func bundleDisks(ctx context.Context, p *Plan, all []*disk, in *outfile.Dir) ([]bundle.Disk, error) {
 	if p.BootableDisk != "" {
 		part, err := describe(ctx, in, bootableFile)
-		return []bundle.Disk{{Part: part, Serial: "disk", Format: "raw"}}, err
+		return []bundle.Disk{{Part: part, Serial: "disk", Format: bundle.FormatRaw}}, err
 	}
 	var out []bundle.Disk
 	for _, d := range all {
+		if d.fresh {
+			out = append(out, bundle.Disk{Part: bundle.Part{File: d.file(), Size: d.fs.Size}, Serial: d.name, Format: bundle.FormatBlank})
+			continue
+		}
 		part, err := describe(ctx, in, d.file())
 		if err != nil {
 			return nil, err
 		}
 		d.about.SHA256 = part.SHA256
-		out = append(out, bundle.Disk{Part: part, Serial: d.name, Format: "raw", ReadOnly: d.volume().ReadOnly})
+		out = append(out, bundle.Disk{Part: part, Serial: d.name, Format: bundle.FormatRaw, ReadOnly: d.volume().ReadOnly})
 	}
 	return out, nil
 }
 
 // fileSystems are what the guest must be able to mount.
-func fileSystems(all []*disk) (names []string) {
+func (p *Plan) fileSystems(all []*disk) (names []string) {
+	if p.Overlay != nil {
+		names = append(names, "overlay")
+	}
 	for _, d := range all {
-		if !slices.Contains(names, d.about.FSType) {
+		if d.about.FSType != "" && !slices.Contains(names, d.about.FSType) { // swap has none
 			names = append(names, d.about.FSType)
 		}
 	}

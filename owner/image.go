@@ -17,12 +17,9 @@ import (
 
 // packInitrd writes the initrd to a file without a name: it holds the volume
 // keys in plain text.
-func packInitrd(ctx context.Context, p *Plan, found *prepared, record *sealed.Record, fileSystems []string, in *outfile.Dir) (*os.File, error) {
-	if record.Overlay != nil {
-		fileSystems = append(fileSystems, "overlay")
-	}
+func packInitrd(ctx context.Context, p *Plan, found *prepared, record *sealed.Record, disks []*disk, in *outfile.Dir) (*os.File, error) {
 	needs := initrd.Needs{
-		Block: true, Net: true, Console: true, Crypt: true, FileSystems: fileSystems,
+		Block: true, Net: true, Console: true, Crypt: true, FileSystems: p.fileSystems(disks),
 		Integrity: p.has(sealed.Integrity), Verity: p.has(sealed.Verity),
 		// Who runs the guest chooses its disks' bus; a bootable disk's may be the
 		// only one.
@@ -46,8 +43,8 @@ func packInitrd(ctx context.Context, p *Plan, found *prepared, record *sealed.Re
 		Want:   want,
 		Init:   filepath.Join(p.GuestDir, "guestinit"),
 		Agent:  filepath.Join(p.GuestDir, "guestagent"),
-		Record: record,
-		Strip:  p.Strip,
+		Record: record, Templates: templates(disks),
+		Strip: p.Strip,
 	})
 	if err == nil {
 		err = w.Flush()

@@ -31,6 +31,8 @@ func ModeLimits(m sealed.Mode) string { return modes[m].word + ": " + modes[m].l
 // checkMode refuses what a mode can't do.
 func (r *FileSystem) checkMode(what string) error {
 	switch {
+	case r.Grow && r.Mode != sealed.Crypt:
+		return fmt.Errorf("plan %s: mode %s does not grow", what, modes[r.Mode].word)
 	case r.FSType != "" && r.FSType != "ext4" && r.FSType != "erofs":
 		return fmt.Errorf("plan %s: file system %q is neither ext4 nor erofs", what, r.FSType)
 	case r.FSType == "erofs" && r.Source == "":

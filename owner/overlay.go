@@ -15,24 +15,28 @@ type Overlay struct {
 	Volume bool        // on a disk of its own, where it stays; else in memory, and gone after each boot
 	Size   int64       // bytes; in memory at most so many, 0: half of the guest's memory
 	Mode   sealed.Mode // of the disk: Crypt or Integrity
+	Fresh  bool        // the disk's key is made at each boot, which starts with an empty layer; only with Crypt
 }
 
 // ParseOverlay parses what a plan says of the layer over a root of a mode: none,
-// memory or volume, its size and the volume's mode, "" each for the default. It
-// returns nil for none.
-func ParseOverlay(kind string, size int64, mode string, root sealed.Mode) (o *Overlay, err error) {
+// memory or volume, its size, the volume's mode and its key, "" each for the
+// default. It returns nil for none.
+func ParseOverlay(kind string, size int64, mode, key string, root sealed.Mode) (o *Overlay, err error) {
 	switch kind {
 	case "", "none":
-		if size != 0 || mode != "" {
-			return nil, errors.New("overlay has a size or mode and is none: make it memory or volume")
+		if size != 0 || mode != "" || key != "" {
+			return nil, errors.New("overlay has a size, mode or key and is none: make it memory or volume")
 		}
 		return nil, nil
 	case "memory", "volume":
-		o = &Overlay{Volume: kind == "volume", Size: size}
+		o = &Overlay{Volume: kind == "volume", Size: size, Fresh: key == "fresh"}
 	default:
 		return nil, fmt.Errorf("overlay %q is none of none, memory and volume", kind)
 	}
-	if mode == "" && o.Volume && root == sealed.Verity {
+	if key != "" && key != "sealed" && key != "fresh" {
+		return nil, fmt.Errorf("overlay key %q is neither sealed nor fresh", key)
+	}
+	if mode == "" && o.Volume && !o.Fresh && root == sealed.Verity {
 		o.Mode = sealed.Integrity // what is over such a root should not be weaker than need be
 	} else {
 		o.Mode, err = ParseMode(mode)
@@ -45,6 +49,9 @@ func (o *Overlay) Limits() string {
 	if !o.Volume {
 		return "in memory: what is written is gone after each boot"
 	}
+	if o.Fresh {
+		return "on a volume with a key made at each boot: what is written is gone after it. " + ModeLimits(o.Mode)
+	}
 	return "on a volume. " + ModeLimits(o.Mode)
 }
 
@@ -53,7 +60,7 @@ func (p *Plan) overlayMiB() int64 {
 	if p.Overlay.Size == 0 {
 		return int64(p.MemoryMiB) / 2
 	}
-	return p.Overlay.Size >> 20
+	return p.Overlay.Size / mebi
 }
 
 // mountPoints are the folders that a root must have in which none can be made.
@@ -76,12 +83,14 @@ func (p *Plan) checkOverlay() error {
 		return nil
 	case p.Root.Mode != sealed.Verity && !p.Root.ReadOnly && p.Root.FSType != "erofs":
 		return errors.New("plan overlay: the root is written to itself: give it mode verity, or make it read-only")
-	case o.Size%(1<<20) != 0 || o.Size < 0:
+	case o.Size%mebi != 0 || o.Size < 0:
 		return fmt.Errorf("plan overlay: size %d is no multiple of 1 MiB", o.Size)
 	case o.Volume && o.Size == 0:
 		return errors.New("plan overlay: the volume has no size: say overlay_size")
 	case o.Volume && o.Mode != sealed.Crypt && o.Mode != sealed.Integrity:
 		return errors.New("plan overlay: the volume is written to: give it mode crypt or crypt-integrity")
+	case o.Fresh && (!o.Volume || o.Mode != sealed.Crypt || o.Size < 4*mebi):
+		return errors.New("plan overlay: a fresh key is for a volume of mode crypt and 4 MiB or more")
 	case !o.Volume && o.Mode != sealed.Crypt:
 		return errors.New("plan overlay: a layer in memory has no mode: that is for a volume")
 	case !o.Volume && p.overlayMiB() >= int64(p.MemoryMiB):
@@ -92,7 +101,7 @@ func (p *Plan) checkOverlay() error {
 
 // disk is the layer's disk.
 func (o *Overlay) disk() *disk {
-	return &disk{name: OverlaySerial, fs: FileSystem{Size: o.Size, Mode: o.Mode}}
+	return &disk{name: OverlaySerial, fresh: o.Fresh, fs: FileSystem{Size: o.Size, Mode: o.Mode}}
 }
 
 // overlay is what the record says of the layer; disks hold its disk.

@@ -11,11 +11,11 @@ import (
 func TestParseOverlay(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
-		kind, mode string
-		size       int64
-		root       sealed.Mode
-		want       *Overlay
-		err        string
+		kind, mode, key string
+		size            int64
+		root            sealed.Mode
+		want            *Overlay
+		err             string
 	}{
 		{kind: "", want: nil},
 		{kind: "none", root: sealed.Verity, want: nil},
@@ -23,12 +23,16 @@ func TestParseOverlay(t *testing.T) {
 		{kind: "volume", size: 1 << 30, root: sealed.Verity, want: &Overlay{Volume: true, Size: 1 << 30, Mode: sealed.Integrity}},
 		{kind: "volume", size: 1 << 30, mode: "crypt", root: sealed.Verity, want: &Overlay{Volume: true, Size: 1 << 30}},
 		{kind: "volume", size: 1 << 30, want: &Overlay{Volume: true, Size: 1 << 30}},
+		{kind: "volume", size: 1 << 30, key: "fresh", root: sealed.Verity, want: &Overlay{Volume: true, Size: 1 << 30, Fresh: true}},
+		{kind: "volume", size: 1 << 30, key: "sealed", want: &Overlay{Volume: true, Size: 1 << 30}},
+		{kind: "none", key: "fresh", err: "is none"},
+		{kind: "volume", key: "old", err: `"old" is neither sealed nor fresh`},
 		{kind: "none", size: 1, err: "is none"},
 		{kind: "", mode: "crypt", err: "is none"},
 		{kind: "disk", err: `"disk" is none of none, memory and volume`},
 		{kind: "volume", mode: "xts", err: `"xts" is none of`},
 	} {
-		got, err := ParseOverlay(c.kind, c.size, c.mode, c.root)
+		got, err := ParseOverlay(c.kind, c.size, c.mode, c.key, c.root)
 		switch {
 		case c.err != "":
 			if err == nil || !strings.Contains(err.Error(), c.err) {
@@ -58,6 +62,9 @@ func TestCheckOverlay(t *testing.T) {
 		{verity, &Overlay{Size: 1<<20 + 1}, "no multiple of 1 MiB"},
 		{verity, &Overlay{Volume: true, Size: 1 << 20, Mode: sealed.Verity}, "is written to"},
 		{verity, &Overlay{Mode: sealed.Integrity}, "has no mode"},
+		{verity, &Overlay{Volume: true, Size: 1 << 30, Fresh: true}, ""},
+		{verity, &Overlay{Size: 1 << 20, Fresh: true}, "a fresh key is for a volume"},
+		{verity, &Overlay{Volume: true, Size: 1 << 30, Mode: sealed.Integrity, Fresh: true}, "a fresh key is for a volume"},
 		{verity, &Overlay{Size: 256 << 20}, "256 MiB in a guest with 256 MiB"},
 	} {
 		err := (&Plan{MemoryMiB: 256, Root: c.root, Overlay: c.overlay}).checkOverlay()

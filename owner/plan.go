@@ -24,6 +24,7 @@ type Plan struct {
 	Root       FileSystem
 	Overlay    *Overlay // over the root; nil: none
 	Volumes    []Volume
+	SwapSize   int64  // bytes of swap with a key made at each boot; 0: none
 	GuestDir   string // folder with the s390x binaries guestinit and guestagent
 	Cmdline    string // kernel command line, "" for DefaultCmdline
 	Init       string
@@ -49,6 +50,7 @@ type FileSystem struct {
 	Size      int64  // bytes, 0: content and head-room
 	FSType    string // of a file system that is made: ext4, which "" is too, or erofs
 	ReadOnly  bool
+	Grow      bool        // at boot, to the end of a disk that was made larger; ext4 only
 	Mode      sealed.Mode // how it is protected
 
 	folders []string // that are to be in it
@@ -59,6 +61,7 @@ type FileSystem struct {
 type Volume struct {
 	Name  string // a-z, 0-9 and '-', at most 16: its file, its keys and its serial number are called so
 	Mount string // folder in the root
+	Fresh bool   // its key is made at each boot, in the guest, and so is its empty file system
 	FileSystem
 }
 
@@ -92,6 +95,9 @@ func DefaultCmdline(devices int) string {
 // and network.
 func (p *Plan) devices() int {
 	disks := 1 + len(p.Volumes)
+	if p.SwapSize != 0 {
+		disks++
+	}
 	if p.Overlay != nil && p.Overlay.Volume {
 		disks++
 	}
@@ -153,6 +159,9 @@ func (p *Plan) open(ctx context.Context) (_ *prepared, err error) {
 	if err := found.kernel.CheckGuest(); err != nil {
 		return nil, err
 	}
+	if p.SwapSize != 0 && found.kernel.Lacks("CONFIG_SWAP") {
+		return nil, fmt.Errorf("plan swap: kernel %s is built without CONFIG_SWAP: take another, or leave swap out", found.kernel.Release)
+	}
 	if verdict, why := found.kernel.Guest(); verdict == kernel.Unknown {
 		p.warn("whether this kernel can be a Secure Execution guest is not known: " + why)
 	}
@@ -166,14 +175,19 @@ func (p *Plan) open(ctx context.Context) (_ *prepared, err error) {
 const maxVolumeName = 16
 
 func (p *Plan) checkVolumes() error {
-	others := 1
+	disks, names, mounts := 1+len(p.Volumes), []string{RootSerial, "boot", "disk"}, []string(nil)
+	if p.SwapSize != 0 {
+		disks, names = disks+1, append(names, SwapSerial)
+	}
 	if p.Overlay != nil && p.Overlay.Volume {
-		others++
+		disks, names = disks+1, append(names, OverlaySerial)
 	}
-	if len(p.Volumes) > bundle.MaxDisks-others {
-		return fmt.Errorf("plan volumes: %d, at most %d", len(p.Volumes), bundle.MaxDisks-others)
+	if disks > bundle.MaxDisks {
+		return fmt.Errorf("plan volumes: %d disks with the root's, its layer's and the swap's, at most %d", disks, bundle.MaxDisks)
 	}
-	names, mounts := []string{RootSerial, OverlaySerial, "boot", "disk"}, []string(nil)
+	if err := p.checkFresh(); err != nil {
+		return err
+	}
 	for _, v := range p.Volumes {
 		switch {
 		case bundle.CheckName(v.Name) != nil || len(v.Name) > maxVolumeName:

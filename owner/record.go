@@ -21,6 +21,11 @@ func (p *Plan) record(keys *secrets, disks []*disk) *sealed.Record {
 		Exec:         &sealed.Exec{Init: p.Init, StopSignal: p.StopSignal},
 	}
 	for _, d := range disks[1:] {
+		if d.swap {
+			swap := d.volume()
+			r.Swap = &swap
+			continue
+		}
 		if d.name == OverlaySerial {
 			continue
 		}

@@ -73,6 +73,9 @@ func about(p *Plan, r *sealed.Record, disks []*disk, m *bundle.Manifest) *About 
 func (s *secrets) write(dir *outfile.Dir, disks []*disk, a *About) error {
 	files := map[string]secret.Bytes{HeaderKeyFile: s.Header, ImageKeyFile: s.Image, CommKeyFile: s.Comm, IdentityFile: s.Identity}
 	for _, d := range disks {
+		if d.fresh {
+			continue
+		}
 		files[d.volumeKeyFile()], files[d.passphraseFile()] = d.key, d.passphrase
 	}
 	for file, key := range files {

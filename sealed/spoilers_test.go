@@ -53,6 +53,7 @@ var spoilers = map[string]func(*Record){
 	"root fresh":       func(r *Record) { r.Root = *r.Overlay.Volume; r.Root.ID, r.Root.PartUUID = [16]byte{99}, [16]byte{99} },
 	"integrity fresh":  func(r *Record) { r.Data[2].Fresh, r.Data[2].Key, r.Data[2].Template = true, nil, "db.fs" },
 	"integrity grows":  func(r *Record) { r.Data[2].Grow = true },
+	"grows fresh":      func(r *Record) { r.Overlay.Volume.Grow = true },
 	"grows read-only":  func(r *Record) { r.Data[0].ReadOnly = true },
 	"no layout":        func(r *Record) { r.Data[2].Integrity = nil },
 	"layout too large": func(r *Record) { r.Data[2].Integrity.Provided = r.Data[2].Size },

@@ -50,7 +50,7 @@ type Volume struct {
 	Key       secret.Bytes // KeySize bytes, IntegrityKeySize with Integrity, none with Fresh
 	Offset    uint64       // bytes from the disk's or partition's start to the payload, multiple of SectorSize
 	Size      uint64       // bytes of payload, multiple of SectorSize; the least, with Grow
-	Grow      bool         // the volume goes on to the disk's or partition's end, and its file system grows; only with Crypt
+	Grow      bool         // the volume goes on to the disk's or partition's end, and its file system grows; only with Crypt, not with Fresh
 	FSType    string       // one of FSTypes; "" for swap
 	Template  string       // of a fresh volume: base name under /templates of its empty file system; "" for swap
 	ReadOnly  bool         // mounted, and mapped, read-only
@@ -112,8 +112,8 @@ func (v *Volume) check(what string) error {
 		return invalid("%s mode %d is none of 0, 1, 2", what, v.Mode)
 	case (v.Fresh || v.Grow) && v.Mode != Crypt:
 		return invalid("%s: only a volume of mode crypt has a fresh key or grows", what)
-	case v.Grow && v.ReadOnly:
-		return invalid("%s can't grow read-only", what)
+	case v.Grow && (v.ReadOnly || v.Fresh):
+		return invalid("%s can't grow read-only, or with a fresh key", what)
 	case len(v.Key) != keySize:
 		return invalid("%s key has %d bytes, wants %d", what, len(v.Key), keySize)
 	case v.Offset%SectorSize != 0 || v.Size%SectorSize != 0 || v.Size == 0 || v.Offset+v.Size < v.Offset || v.Offset+v.Size > 1<<62:

@@ -68,9 +68,9 @@ func chunkSize(size, least int64) int64 {
 }
 
 func parts(m *bundle.Manifest) (list []bundle.Part, types []string) {
-	list, types = []bundle.Part{m.Image.Part}, []string{ImageType}
-	for _, d := range m.Disks {
-		list, types = append(list, d.Part), append(types, DiskType)
+	list, types = m.Parts(), []string{ImageType}
+	for range list[1:] {
+		types = append(types, DiskType)
 	}
 	return list, types
 }

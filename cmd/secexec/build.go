@@ -74,7 +74,7 @@ keys in the folder previous.`,
 	f.BoolVar(&dryRun, "dry-run", false, "check the plan and print it as a build file, build nothing")
 	f.BoolVar(&printSchema, "print-schema", false, "print the JSON schema of the build file")
 	groupFlags(cmd, nil,
-		flagGroup{"What to build", []string{"file", "name", "root", "partition", "root-size", "read-only", "root-mode", "root-file-system", "overlay", "overlay-size", "overlay-mode", "volume", "kernel", "modules", "kernel-release", "module-signatures", "guest-dir", "tls-verify"}},
+		flagGroup{"What to build", []string{"file", "name", "root", "partition", "root-size", "read-only", "grow", "root-mode", "root-file-system", "overlay", "overlay-size", "overlay-mode", "overlay-key", "volume", "swap-size", "kernel", "modules", "kernel-release", "module-signatures", "guest-dir", "tls-verify"}},
 		flagGroup{"How the guest runs", []string{"memory", "cmdline", "parmfile", "init", "stop-signal", "enable-dump"}},
 		flagGroup{"Hosts", []string{"host-key-document", "cert", "crl", "offline", "root-ca", "no-verify"}},
 		flagGroup{"Outputs", []string{"output", "secrets", "bootable-disk", "update", "dry-run", "print-schema"}},
@@ -98,7 +98,10 @@ func build(cmd *cobra.Command, plan *owner.Plan) error {
 	parts := []string{"image " + mib(m.Image.Size)}
 	for _, d := range m.Disks {
 		part := d.Serial + " " + mib(d.Size)
-		if slices.Contains(res.Reused, d.Serial) {
+		switch {
+		case d.Blank():
+			part += " made where the guest runs"
+		case slices.Contains(res.Reused, d.Serial):
 			part += " as before"
 		}
 		parts = append(parts, part)
@@ -141,19 +144,19 @@ func planOf(cmd *cobra.Command, f *buildfile.File) (*owner.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	root, err := fileSystem(buildfile.Volume{Source: f.Root.Source, Partition: f.Root.Partition, Size: f.Root.Size, ReadOnly: f.Root.ReadOnly, Mode: f.Root.Mode, FileSystem: f.Root.FileSystem})
+	root, err := fileSystem(buildfile.Volume{Source: f.Root.Source, Partition: f.Root.Partition, Size: f.Root.Size, ReadOnly: f.Root.ReadOnly, Mode: f.Root.Mode, FileSystem: f.Root.FileSystem, Grow: f.Root.Grow})
 	if err != nil {
 		return nil, usageError{fmt.Errorf("root: %w", err)}
 	}
 	plan := &owner.Plan{
 		Name: f.Name, Kernel: kernel.Source{Kernel: plainPaths(f.Kernel), Modules: plainPaths(f.Modules), Release: f.KernelRelease},
 		Strip: f.Signatures == "strip", Cmdline: f.Cmdline,
-		Root: root,
+		Root: root, SwapSize: int64(f.Swap.Size),
 		Init: f.Init, StopSignal: uint8(f.StopSignal), MemoryMiB: f.MemoryMiB, AllowDump: f.EnableDump,
 		Hosts: docs, GuestDir: guestDir, Bundle: string(f.Output), Secrets: string(f.Secrets), BootableDisk: string(f.BootableDisk),
 		Warn: func(text string) { fmt.Fprintln(cmd.ErrOrStderr(), "warning:", text) },
 	}
-	if plan.Overlay, err = owner.ParseOverlay(f.Root.Overlay, int64(f.Root.OverlaySize), f.Root.OverlayMode, root.Mode); err != nil {
+	if plan.Overlay, err = owner.ParseOverlay(f.Root.Overlay, int64(f.Root.OverlaySize), f.Root.OverlayMode, f.Root.OverlayKey, root.Mode); err != nil {
 		return nil, usageError{err}
 	}
 	for _, v := range f.Volumes {
@@ -161,7 +164,7 @@ func planOf(cmd *cobra.Command, f *buildfile.File) (*owner.Plan, error) {
 		if err != nil {
 			return nil, usageError{fmt.Errorf("volume %s: %w", v.Name, err)}
 		}
-		plan.Volumes = append(plan.Volumes, owner.Volume{Name: v.Name, Mount: v.Mount, FileSystem: fs})
+		plan.Volumes = append(plan.Volumes, owner.Volume{Name: v.Name, Mount: v.Mount, Fresh: v.Key == "fresh", FileSystem: fs})
 	}
 	return plan, nil
 }
@@ -169,7 +172,7 @@ func planOf(cmd *cobra.Command, f *buildfile.File) (*owner.Plan, error) {
 // fileSystem is what a volume of the build file holds.
 func fileSystem(v buildfile.Volume) (owner.FileSystem, error) {
 	mode, err := owner.ParseMode(v.Mode)
-	return owner.FileSystem{Source: string(v.Source), Partition: v.Partition, Size: int64(v.Size), ReadOnly: v.ReadOnly, Mode: mode, FSType: v.FileSystem}, err
+	return owner.FileSystem{Source: string(v.Source), Partition: v.Partition, Size: int64(v.Size), ReadOnly: v.ReadOnly, Mode: mode, FSType: v.FileSystem, Grow: v.Grow}, err
 }
 
 func plainPaths(paths []buildfile.Path) []string {

@@ -54,8 +54,14 @@ func (b *buildFlags) add(cmd *cobra.Command) {
 	b.field("overlay-size", "root.overlay_size", func(f *buildfile.File) { f.Root.OverlaySize = g.Root.OverlaySize })
 	f.StringVar(&g.Root.OverlayMode, "overlay-mode", "", "`MODE` of the layer's volume: crypt or crypt-integrity (default: crypt-integrity over mode verity)")
 	b.field("overlay-mode", "root.overlay_mode", func(f *buildfile.File) { f.Root.OverlayMode = g.Root.OverlayMode })
-	f.Var((*volumeList)(&g.Volumes), "volume", "`VOLUME` with data: name=NAME,mount=DIR, then size=SIZE or source=SOURCE, mode=MODE, file_system=TYPE, ro (repeatable)")
+	f.StringVar(&g.Root.OverlayKey, "overlay-key", "sealed", "`KEY` of the layer's volume: sealed in the image, or fresh at each boot, which starts with an empty layer")
+	b.field("overlay-key", "root.overlay_key", func(f *buildfile.File) { f.Root.OverlayKey = g.Root.OverlayKey })
+	f.BoolVar(&g.Root.Grow, "grow", false, "at boot grow the root's ext4 to the end of the disk, where that was made larger")
+	b.field("grow", "root.grow", func(f *buildfile.File) { f.Root.Grow = g.Root.Grow })
+	f.Var((*volumeList)(&g.Volumes), "volume", "`VOLUME` with data: name=NAME,mount=DIR, then size=SIZE or source=SOURCE, mode=MODE, file_system=TYPE, ro, grow, fresh (repeatable)")
 	b.field("volume", "volumes", func(f *buildfile.File) { f.Volumes = g.Volumes })
+	f.Var((*byteSize)(&g.Swap.Size), "swap-size", "`SIZE` of swap with a key made at each boot, such as 1G (default: no swap)")
+	b.field("swap-size", "swap.size", func(f *buildfile.File) { f.Swap.Size = g.Swap.Size })
 	f.VarP((*pathList)(&g.Kernel), "kernel", "i", "s390x Linux: a raw image, an installed system's folder, or packages (repeatable)")
 	b.field("kernel", "kernel", func(f *buildfile.File) { f.Kernel = g.Kernel })
 	f.Var((*pathList)(&g.Modules), "modules", "folder with the kernel's lib/modules, or packages (repeatable; default: what --kernel brings)")
@@ -221,8 +227,16 @@ func (l *volumeList) Set(text string) error {
 			if v.ReadOnly = true; value != "" {
 				err = errors.New("ro takes no value")
 			}
+		case "grow":
+			if v.Grow = true; value != "" {
+				err = errors.New("grow takes no value")
+			}
+		case "fresh":
+			if v.Key = "fresh"; value != "" {
+				err = errors.New("fresh takes no value")
+			}
 		default:
-			err = fmt.Errorf("%q is none of name=, mount=, size=, source=, partition=, mode=, file_system= and ro", word)
+			err = fmt.Errorf("%q is none of name=, mount=, size=, source=, partition=, mode=, file_system=, ro, grow and fresh", word)
 		}
 		if err != nil {
 			return err

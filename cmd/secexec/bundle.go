@@ -34,7 +34,8 @@ func newBundleShow() *cobra.Command {
 		Short: "Show a bundle's manifest",
 		Long: `Show prints what a bundle holds; with --format libvirt the XML of a domain that
 runs it, for a provider without a hostagent. The domain's disks are the bundle's
-own files, which the guest writes to: show a copy.`,
+own files, which the guest writes to: show a copy. Blank disks are no files of
+the bundle: make them there by truncate --size SIZE FILE.`,
 		Example: `  secexec bundle show hello
   secexec bundle show /var/lib/libvirt/images/hello --format libvirt`,
 		Args: cobra.ExactArgs(1),
@@ -51,8 +52,11 @@ own files, which the guest writes to: show a copy.`,
 			}
 			for _, d := range m.Disks {
 				mode := ""
-				if d.ReadOnly {
+				switch {
+				case d.ReadOnly:
 					mode = ", read-only"
+				case d.Blank():
+					mode = ", blank: no file of the bundle, made where the guest runs"
 				}
 				pairs = append(pairs, "disk", fmt.Sprintf("%s, %s, serial number %s%s", d.File, mib(d.Size), d.Serial, mode))
 			}

@@ -68,8 +68,8 @@ func retargetBundle(ctx context.Context, dir string, key secret.Bytes, change se
 		return nil, err
 	}
 	defer out.Abort()
-	for _, d := range m.Disks {
-		if err := out.Link(d.File, filepath.Join(dir, d.File)); err != nil {
+	for _, p := range m.Parts()[1:] {
+		if err := out.Link(p.File, filepath.Join(dir, p.File)); err != nil {
 			return nil, err
 		}
 	}

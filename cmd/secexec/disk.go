@@ -13,11 +13,11 @@ import (
 func newDisk() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "disk",
-		Short: "Make, look at and open encrypted root disks",
+		Short: "Make, look at, open and grow encrypted root disks",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newDiskCreate(), newDiskInfo(), newDiskOpen())
+	cmd.AddCommand(newDiskCreate(), newDiskInfo(), newDiskOpen(), newDiskGrow())
 	return cmd
 }
 

@@ -24,7 +24,11 @@ func (f *Fleet) populate(ctx context.Context, b *bundle.Bundle, g *Guest) error 
 	}
 	err = copyPart(ctx, b, b.Manifest.Image.Part, dir, 0o400)
 	for _, d := range b.Manifest.Disks {
-		if err == nil {
+		switch {
+		case err != nil:
+		case d.Blank():
+			err = makeBlank(filepath.Join(dir, d.File), d.Size)
+		default:
 			err = copyPart(ctx, b, d.Part, dir, 0o600)
 		}
 	}
@@ -33,6 +37,19 @@ func (f *Fleet) populate(ctx context.Context, b *bundle.Bundle, g *Guest) error 
 	}
 	if err != nil {
 		return errors.Join(err, os.RemoveAll(dir))
+	}
+	return nil
+}
+
+// makeBlank makes a disk without content, which takes no room before the guest
+// writes to it.
+func makeBlank(path string, size int64) error {
+	out, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err == nil {
+		err = errors.Join(out.Truncate(size), out.Sync(), out.Close())
+	}
+	if err != nil {
+		return fault.New(fault.Storage, "make blank disk: %w", err)
 	}
 	return nil
 }

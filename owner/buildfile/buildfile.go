@@ -46,6 +46,7 @@ type File struct {
 	Cmdline       string   `yaml:"cmdline,omitempty" doc:"Kernel command line; default: what an SE guest needs."`
 	Root          Root     `yaml:"root,omitempty" doc:"The encrypted root file system."`
 	Volumes       []Volume `yaml:"volumes,omitempty" doc:"Encrypted data volumes, each with a key of its own."`
+	Swap          Swap     `yaml:"swap,omitempty" doc:"Encrypted swap space with a key made at each boot."`
 	Init          string   `yaml:"init,omitempty" doc:"Program in the root to hand over to; default: /sbin/init."`
 	StopSignal    int      `yaml:"stop_signal,omitempty" doc:"Signal that asks it to power off; default: 38, systemd's SIGRTMIN+4." min:"1" max:"64"`
 	MemoryMiB     int      `yaml:"memory_mib,omitempty" doc:"Guest memory in MiB; default: 1024." min:"64" max:"4194304"`
@@ -63,12 +64,14 @@ type Root struct {
 	Partition int    `yaml:"partition,omitempty" doc:"Number of the partition of a disk image; default: the only one that can be a root." min:"1" max:"128"`
 	Size      Size   `yaml:"size,omitempty" doc:"Size of the file system, such as 2G; default: content and head-room."`
 	ReadOnly  bool   `yaml:"read_only,omitempty" doc:"Map and mount the root read-only."`
+	Grow      bool   `yaml:"grow,omitempty" doc:"At boot grow its ext4 to the end of the disk, where that was made larger."`
 	Mode      string `yaml:"mode,omitempty" enum:"crypt crypt-integrity verity" doc:"How the root is protected; default: crypt."`
 
 	FileSystem  string `yaml:"file_system,omitempty" enum:"ext4 erofs" doc:"What is made of files; erofs is read-only; default: ext4."`
 	Overlay     string `yaml:"overlay,omitempty" enum:"none memory volume" doc:"Writable layer over a read-only root; default: none."`
 	OverlaySize Size   `yaml:"overlay_size,omitempty" doc:"Its size, such as 512M; default in memory: half of the guest's memory."`
 	OverlayMode string `yaml:"overlay_mode,omitempty" enum:"crypt crypt-integrity" doc:"How its volume is protected; default: crypt-integrity over mode verity, else crypt."`
+	OverlayKey  string `yaml:"overlay_key,omitempty" enum:"sealed fresh" doc:"Whether its volume's key is sealed in the image, or made afresh at each boot, which starts with an empty layer; default: sealed."`
 }
 
 // Volume is a data volume.
@@ -79,9 +82,16 @@ type Volume struct {
 	Partition int    `yaml:"partition,omitempty" doc:"Number of the partition of a disk image; default: the only one there." min:"1" max:"128"`
 	Size      Size   `yaml:"size,omitempty" doc:"Size of the file system, such as 10G; needed without a source."`
 	ReadOnly  bool   `yaml:"read_only,omitempty" doc:"Map and mount it read-only."`
+	Key       string `yaml:"key,omitempty" enum:"sealed fresh" doc:"Whether its key is sealed in the image, or made afresh at each boot, which starts with an empty volume; default: sealed."`
+	Grow      bool   `yaml:"grow,omitempty" doc:"At boot grow its ext4 to the end of the disk, where that was made larger."`
 	Mode      string `yaml:"mode,omitempty" enum:"crypt crypt-integrity verity" doc:"How it is protected; default: crypt."`
 
 	FileSystem string `yaml:"file_system,omitempty" enum:"ext4 erofs" doc:"What is made of files; erofs is read-only; default: ext4."`
+}
+
+// Swap is swap space.
+type Swap struct {
+	Size Size `yaml:"size,omitempty" doc:"Its size, such as 1G."`
 }
 
 // Hosts are the host key documents and what they are verified with.

@@ -26,4 +26,8 @@ var Failures = map[string]string{
 	"G121": "a disk's integrity is laid out otherwise than was sealed",
 	"G125": "a volume can't be verified by its hash tree",
 	"G126": "the writable layer over the root can't be made",
+	"G130": "a volume's fresh key can't be made",
+	"G131": "a fresh volume's empty file system can't be written",
+	"G132": "the swap space can't be used",
+	"G133": "a file system can't be grown",
 }

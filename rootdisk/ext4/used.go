@@ -87,3 +87,18 @@ func (f *FS) hasSuper(g int64) bool {
 	}
 	return false
 }
+
+// Bitmaps returns the blocks of all bitmaps that a kernel reads: those of
+// groups without a mark that they were never written. Such a bitmap may be all
+// zeros and yet say something.
+func (f *FS) Bitmaps() (blocks []int64) {
+	for _, g := range f.groups {
+		if g.flags&groupBlockUninit == 0 {
+			blocks = append(blocks, g.blockBitmap)
+		}
+		if g.flags&groupInodeUninit == 0 {
+			blocks = append(blocks, g.inodeBitmap)
+		}
+	}
+	return blocks
+}

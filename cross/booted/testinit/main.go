@@ -41,6 +41,7 @@ func main() {
 	_, err = os.Stat("/sealed.record")
 	say("sealed record: %v", err)
 	writeProbe()
+	fresh()
 	devices()
 	processes()
 
