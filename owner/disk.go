@@ -144,7 +144,7 @@ func (d *disk) make(ctx context.Context, p *Plan, prev *previous, into *outfile.
 	p.step("encrypt " + d.what())
 	v, err := rootdisk.Create(ctx, into.Join(d.file()), rootdisk.Options{
 		Source: d.fs.Source, Partition: d.fs.Partition, Size: d.fs.Size, ID: d.id, Key: d.key, Passphrase: d.passphrase, SkipTLS: p.SkipTLS,
-		Integrity: d.fs.Mode == sealed.Integrity, FSType: d.fs.FSType, Verity: d.fs.Mode == sealed.Verity, Folders: d.fs.folders,
+		Integrity: d.fs.Mode == sealed.Integrity, FSType: d.fs.FSType, Verity: d.fs.Mode == sealed.Verity, ReadOnly: d.fs.ReadOnly, Folders: d.fs.folders,
 		Skipped: func(name string) { p.warn(d.what() + ": socket " + name + " is left out") },
 	})
 	if err != nil {

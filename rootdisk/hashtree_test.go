@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/secexec/secexec/e2fs"
@@ -74,5 +75,41 @@ func TestHashTreeHasNoHoles(t *testing.T) {
 	_, err := Create(t.Context(), filepath.Join(t.TempDir(), "x"), Options{Size: 4 << 20, Verity: true, Sparse: true, Passphrase: testPass})
 	if !errors.Is(err, ErrOptions) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A file system image that was not unmounted can't be a read-only root.
+func TestUnfinishedImage(t *testing.T) {
+	t.Parallel()
+	need(t, "mke2fs")
+	image := filepath.Join(t.TempDir(), "image")
+	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, 8<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (e2fs.Call{Program: "mke2fs", Args: []string{"-q", "-F", "-t", "ext4", image}}).Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	create := func(o Options) error {
+		o.Source, o.Passphrase = image, testPass
+		_, err := Create(t.Context(), filepath.Join(t.TempDir(), "x"), o)
+		return err
+	}
+	for _, o := range []Options{{}, {Verity: true}, {ReadOnly: true}} {
+		if err := create(o); err != nil {
+			t.Error(err)
+		}
+	}
+	b := must(os.ReadFile(image))
+	b[1024+96] |= 4
+	if err := os.WriteFile(image, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range []Options{{Verity: true}, {ReadOnly: true}} {
+		if err := create(o); !errors.Is(err, ErrOptions) || !strings.Contains(err.Error(), "was not unmounted") {
+			t.Errorf("%+v: %v", o, err)
+		}
+	}
+	if err := create(Options{}); err != nil {
+		t.Error(err)
 	}
 }

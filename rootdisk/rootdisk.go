@@ -59,6 +59,8 @@ type Options struct {
 	// it can't be written to.
 	Verity bool
 
+	ReadOnly bool // guests never write to it: refuse what could not be mounted so
+
 	SkipTLS bool              // of a registry: as podman's --tls-verify=false
 	Skipped func(name string) // is told of sockets, which are left out; may be nil
 }

@@ -152,6 +152,10 @@ func (o *Options) disk(f *os.File, v *Volume) (plainText, error) {
 	if o.FSType != "" && o.FSType != v.FSType {
 		return nil, fmt.Errorf("%w: it holds %s and is taken as it is, not made %s", ErrOptions, v.FSType, o.FSType)
 	}
+	part := io.NewSectionReader(img, p.Start, p.Size)
+	if (o.Verity || o.ReadOnly) && v.FSType == "ext4" && diskimage.Unfinished(part) {
+		return nil, fmt.Errorf("%w: its ext4 was not unmounted, and what is never written to can't be put right: run e2fsck on the image", ErrOptions)
+	}
 	v.Size = (p.Size + cryptSector - 1) &^ (cryptSector - 1)
 	if o.Size != 0 {
 		if o.Size < v.Size {
@@ -159,7 +163,7 @@ func (o *Options) disk(f *os.File, v *Volume) (plainText, error) {
 		}
 		v.Size = o.Size
 	}
-	return &padded{io.NewSectionReader(img, p.Start, p.Size), f}, nil
+	return &padded{part, f}, nil
 }
 
 // padded is a file system with zeros after its end.

@@ -4,6 +4,7 @@
 package diskimage
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -84,6 +85,16 @@ func FileSystem(r io.ReaderAt, size int64) string {
 		}
 	}
 	return ""
+}
+
+// Unfinished tells whether an ext4's journal holds what is yet to be written to
+// its place: it was not unmounted, and can't be mounted where nothing is written.
+func Unfinished(r io.ReaderAt) bool {
+	b := make([]byte, 4)
+	if n, _ := r.ReadAt(b, 1024+96); n < len(b) { // s_feature_incompat
+		return false
+	}
+	return binary.LittleEndian.Uint32(b)&4 != 0 // INCOMPAT_RECOVER
 }
 
 // Mountable tells whether a guest can have a file system as its root.
