@@ -70,7 +70,7 @@ func (n Needs) Modules() ([]Wanted, error) {
 	add(n.Crypt, "dm-crypt", "?aes_s390", "xts", "dm-crypt")
 	add(n.Verity || n.Integrity, "SHA-256", "?sha256_s390")
 	add(n.Verity, "dm-verity", "dm-verity")
-	add(n.Integrity, "dm-integrity", "?hmac", "?authenc", "dm-integrity")
+	add(n.Integrity, "dm-integrity", "hmac", "authenc", "dm-integrity")
 	for _, name := range slices.Compact(slices.Sorted(slices.Values(n.FileSystems))) {
 		module, ok := fileSystems[name]
 		if !ok {

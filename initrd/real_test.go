@@ -112,3 +112,31 @@ func TestPremiseDebianKernel(t *testing.T) {
 		t.Error("ext4 comes before the checksum it asks for while it is mounted")
 	}
 }
+
+// TestPremiseIntegrityModules pins where Debian's kernel has dm-crypt's AEAD:
+// modules that come before what asks for them, and HMAC built in.
+func TestPremiseIntegrityModules(t *testing.T) {
+	t.Parallel()
+	tree := realTree(t)
+	want, err := Needs{Crypt: true, Integrity: true}.Modules()
+	if err != nil {
+		t.Fatal(err)
+	}
+	modules, err := tree.Closure(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, m := range modules {
+		names = append(names, m.File)
+	}
+	t.Log(names)
+	for _, order := range [][2]string{{"authenc", "dm-integrity"}, {"dm-bufio", "dm-integrity"}, {"async_xor", "dm-integrity"}, {"sha256_s390", "authenc"}} {
+		if a, b := slices.Index(names, order[0]), slices.Index(names, order[1]); a < 0 || b < a {
+			t.Errorf("%s does not come before %s", order[0], order[1])
+		}
+	}
+	if !tree.index.builtin["hmac"] {
+		t.Error("hmac is not built in")
+	}
+}

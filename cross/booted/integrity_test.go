@@ -2,6 +2,7 @@ package booted
 
 import (
 	"bytes"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +19,8 @@ var integrityOnce struct {
 	bundle string
 	err    error
 }
+
+const integrityContent = "the owner's data, in a sector with a tag\n"
 
 // integrity returns the lab's bundle whose root and data volume have integrity.
 func integrity(t *testing.T) string {
@@ -37,7 +40,7 @@ func makeIntegrity(t *testing.T) (string, error) {
 	if err := os.MkdirAll(data, 0o755); err != nil {
 		return "", err
 	}
-	if err := os.WriteFile(filepath.Join(data, "content"), []byte("the owner's data\n"), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(data, "content"), []byte(integrityContent), 0o644); err != nil {
 		return "", err
 	}
 	plan, err := plan("integrity", filepath.Join(lab.dir, "small-root"), "host-a", 256)
@@ -65,7 +68,7 @@ func TestIntegrityBoots(t *testing.T) {
 	for _, want := range []string{
 		"dm table: 0 98792 crypt capi:authenc(hmac(sha256),xts(aes))-plain64 :96:logon:secexec:root 0 253:0 0 2 integrity:32:aead sector_size:4096",
 		"dm table of tags: 0 98792 integrity ", " 32768 32 J 7 block_size:4096 journal_sectors:528 interleave_sectors:32768 ",
-		" fix_padding", "/srv/content: the owner's data", "/dev/dm-1 / ext4 rw", "boots before: 0", "boots written: <nil>",
+		" fix_padding", "/srv/content: the owner's data, in", "/dev/dm-1 / ext4 rw", "boots before: 0", "boots written: <nil>",
 	} {
 		if !strings.Contains(console, want) {
 			t.Errorf("console has no %q:\n%s", want, console)
@@ -83,16 +86,16 @@ func TestIntegrityBoots(t *testing.T) {
 		t.Error("the journal is empty: nothing shows that it is read")
 	}
 	openIntegrity(t, disk, bundle, 1)
+	// While it is off a sector of a file changes: reading it is an error.
+	spoilFile(t, n.path("state/guests/whole/srv.img"), bundle, "srv.disk.key", []byte(integrityContent))
 	if out, err := n.secexec("start", "whole", "--identity", bundle+"-secrets/identity.pub"); err != nil {
 		t.Errorf("start: %v\n%s", err, out)
 	}
 	n.says("whole", "boots before: 1")
-	n.says("whole", "testinit: waits")
-	// A crash: what was written just before it is in the journal alone.
-	if _, err := n.c.Kill(t.Context(), "whole"); err != nil {
-		t.Error(err)
+	console = n.says("whole", "testinit: waits")
+	if !strings.Contains(console, "/srv/content: read /srv/content: input/output error") || strings.Count(console, "/srv/content: ") != 2 {
+		t.Errorf("the changed file is read:\n%s", console)
 	}
-	n.settled("whole")
 }
 
 // openIntegrity opens a used root as its owner does, and counts its boots.
@@ -149,4 +152,62 @@ func superblock(t *testing.T, path string) []byte {
 		t.Fatal(err)
 	}
 	return b
+}
+
+// dataOf decrypts a disk of the bundle as its owner does, and returns its device.
+func dataOf(t *testing.T, disk, keyFile string) ([]byte, dmintegrity.Layout) {
+	t.Helper()
+	plain := filepath.Join(t.TempDir(), "plain")
+	if out, err := exec.Command(filepath.Join(lab.dir, "secexec"), "disk", "open", disk, "--key-file", keyFile, "-o", plain).CombinedOutput(); err != nil {
+		t.Fatalf("disk open: %v\n%s", err, out)
+	}
+	data, err := os.ReadFile(plain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := info.Size() - 16<<20
+	l, err := dmintegrity.Read(io.NewSectionReader(f, 16<<20, size), size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data, l
+}
+
+// sectorOf finds the one sector of a file system that starts so.
+func sectorOf(t *testing.T, data, start []byte) int64 {
+	t.Helper()
+	for at := 0; at < len(data); at += 4096 {
+		if bytes.HasPrefix(data[at:], start) {
+			return int64(at)
+		}
+	}
+	t.Fatalf("no sector starts with %.40q", start)
+	return 0
+}
+
+// spoilFile flips a bit of the sector of a disk that starts so, in a copy of the
+// disk that takes its place.
+func spoilFile(t *testing.T, disk, bundle, key string, start []byte) {
+	t.Helper()
+	plain, l := dataOf(t, disk, filepath.Join(bundle+"-secrets", key))
+	b, err := os.ReadFile(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[16<<20+l.Data(sectorOf(t, plain, start))] ^= 1
+	if err := os.WriteFile(disk+".new", b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(disk+".new", disk); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -69,6 +69,19 @@ func writeVectors(t *testing.T) {
 	raw := func(at int, value ...byte) []byte {
 		return edit(func(b []byte) { copy(b[at:], value); copy(b[headerSize+at:], value) })
 	}
+	tagged := Layout{ID: layout.ID, Label: layout.Label, Size: layout.Size, Integrity: true}
+	longKey := append(bytes.Clone(testKey), testPass[:32]...)
+	withTags, err := encode(&tagged, longKey, []Slot{{testPass, RandomKey}}, sevens)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := func(old, new string) []byte {
+		first, text, err := parseBinary(withTags[:headerSize])
+		if err != nil || !bytes.Contains(text, []byte(old)) {
+			t.Fatalf("%v, or no %s", err, old)
+		}
+		return append(first.encode(bytes.Replace(text, []byte(old), []byte(new), 1)), make([]byte, headerSize)...)
+	}
 	for _, v := range []struct {
 		name, expect, comment, extra string
 		body                         []byte
@@ -77,6 +90,10 @@ func writeVectors(t *testing.T) {
 		{"ok-first-damaged", "ok", "a bit of the first copy is flipped", "damaged: first\n", edit(func(b []byte) { b[5000] ^= 1 })},
 		{"ok-second-damaged", "ok", "a bit of the second copy is flipped", "damaged: second\n", edit(func(b []byte) { b[headerSize+5000] ^= 1 })},
 		{"ok-second-missing", "ok", "the second copy is zeros", "damaged: second\n", edit(func(b []byte) { clear(b[headerSize:]) })},
+		{"ok-integrity", "ok", "integrity: a key of 96 bytes", "", withTags[:2*headerSize]},
+		{"integrity-sha512", "unsupported", "integrity by another digest", "", other("hmac(sha256)", "hmac(sha512)")},
+		{"integrity-journal", "unsupported", "a journal that is encrypted", "", other(`"journal_encryption":"none"`, `"journal_encryption":"ctr(aes)"`)},
+		{"integrity-unknown", "invalid", "an unknown field of the integrity", "", other(`"journal_integrity":"none"`, `"journal_integrity":"none","more":1`)},
 		{"wrong-key", "wrong-key", "the digest is of another volume key", "", whole},
 		{"empty", "invalid", "nothing", "", nil},
 		{"truncated", "invalid", "it ends within the first copy's JSON area", "", whole[:headerSize-1]},
@@ -112,12 +129,16 @@ func writeVectors(t *testing.T) {
 		{"requirements", "unsupported", "a requirement, as of re-encryption that is under way", "", text1(`"config":{`, `"config":{"requirements":{"mandatory":["online-reencrypt-v2"]},`)},
 	} {
 		key := secret.Bytes(bytes.Clone(testKey))
+		payload := layout.Size
+		if strings.Contains(v.name, "integrity") {
+			key, payload = longKey, 0
+		}
 		if v.expect == "wrong-key" {
 			key[0] ^= 1
 		}
 		lines := fmt.Sprintf("expect: %s\ncomment: %s\nvolume-key: %x\n", v.expect, v.comment, []byte(key))
 		if v.expect == "ok" {
-			lines += fmt.Sprintf("uuid: %s\nlabel: %s\npayload: %d %d\n%s", first.UUID, first.Label, PayloadOffset, layout.Size, v.extra)
+			lines += fmt.Sprintf("uuid: %s\nlabel: %s\npayload: %d %d\n%s", first.UUID, first.Label, PayloadOffset, payload, v.extra)
 		}
 		vectors.Write(t, vectorDir, v.name, lines, v.body, true)
 	}
