@@ -22,4 +22,10 @@ var Failures = map[string]string{
 	"G117": "a data volume can't be mapped",
 	"G118": "a data volume does not hold what was sealed",
 	"G119": "a data volume's mount point is no folder of the root",
+
+	"G150": "the guest has no network interface",
+	"G151": "the guest has several network interfaces",
+	"G152": "the network can't be set up",
+	"G153": "no DHCP server gave an address in time",
+	"G154": "the root has no place for the network's files",
 }
