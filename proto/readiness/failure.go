@@ -30,4 +30,10 @@ var Failures = map[string]string{
 	"G131": "a fresh volume's empty file system can't be written",
 	"G132": "the swap space can't be used",
 	"G133": "a file system can't be grown",
+
+	"G150": "the guest has no network interface",
+	"G151": "the guest has several network interfaces",
+	"G152": "the network can't be set up",
+	"G153": "no DHCP server gave an address in time",
+	"G154": "the root has no place for the network's files",
 }
