@@ -16,7 +16,16 @@ var (
 // Each promise has a number of its own and names tests that are there.
 func TestPromises(t *testing.T) {
 	t.Parallel()
-	text, err := os.ReadFile("promises.md")
+	for _, page := range []string{"promises.md", "threat-model.md"} {
+		t.Run(page, func(t *testing.T) {
+			t.Parallel()
+			checkPromises(t, page)
+		})
+	}
+}
+
+func checkPromises(t *testing.T, page string) {
+	text, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -35,7 +35,7 @@ const (
 // Bounds of waiting.
 const (
 	bootDeadline = 120 * time.Second // for all of guestinit
-	diskDeadline = 20 * time.Second  // for a volume's disk to appear
+	diskDeadline = 4 * time.Second   // for a volume's disk to appear
 	pollEvery    = 2 * time.Millisecond
 )
 

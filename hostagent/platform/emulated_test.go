@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -145,6 +146,8 @@ func TestEmulationSaysThatItProtectsNothing(t *testing.T) {
 func fakeQEMU(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "qemu")
+	syscall.ForkLock.RLock() // a fork meanwhile would keep the file open for writing
+	defer syscall.ForkLock.RUnlock()
 	if err := os.WriteFile(path, []byte("#!/bin/sh\necho QEMU emulator version 8.1.0\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
