@@ -107,7 +107,7 @@ func with(change func(disk []byte)) func(a *attacked) []byte {
 	}
 }
 
-func payload(change func(payload []byte)) func(a *attacked) []byte {
+func inPayload(change func(payload []byte)) func(a *attacked) []byte {
 	return with(func(disk []byte) { change(disk[luksPayload:]) })
 }
 
@@ -140,29 +140,29 @@ func diskCases() []diskCase {
 			var seed [32]byte
 			_, _ = rand.NewChaCha8(seed).Read(d)
 		})},
-		{name: "the payload a sector later", want: "G108", disk: payload(func(p []byte) { copy(p[sector:], bytes.Clone(p)) })},
-		{name: "the payload a sector earlier", want: "G108", disk: payload(func(p []byte) { copy(p, p[sector:]) })},
-		{name: "the payload 512 bytes later", want: "G108", disk: payload(func(p []byte) { copy(p[512:], bytes.Clone(p)) })},
+		{name: "the payload a sector later", want: "G108", disk: inPayload(func(p []byte) { copy(p[sector:], bytes.Clone(p)) })},
+		{name: "the payload a sector earlier", want: "G108", disk: inPayload(func(p []byte) { copy(p, p[sector:]) })},
+		{name: "the payload 512 bytes later", want: "G108", disk: inPayload(func(p []byte) { copy(p[512:], bytes.Clone(p)) })},
 		{name: "the payload where the header was", want: "G108", disk: with(func(d []byte) { copy(d, d[luksPayload:]); clear(d[luksPayload:]) })},
-		{name: "the first sector zeroed", want: "G108", disk: payload(func(p []byte) { clear(p[:sector]) })},
-		{name: "a bit of the first sector flipped", want: "G108", disk: payload(func(p []byte) { p[1024] ^= 1 })},
-		{name: "the first sector again and again", want: "G108", disk: payload(func(p []byte) {
+		{name: "the first sector zeroed", want: "G108", disk: inPayload(func(p []byte) { clear(p[:sector]) })},
+		{name: "a bit of the first sector flipped", want: "G108", disk: inPayload(func(p []byte) { p[1024] ^= 1 })},
+		{name: "the first sector again and again", want: "G108", disk: inPayload(func(p []byte) {
 			for at := sector; at+sector <= len(p); at += sector {
 				copy(p[at:], p[:sector])
 			}
 		})},
-		{name: "the first two sectors swapped", want: "G108", disk: payload(func(p []byte) {
+		{name: "the first two sectors swapped", want: "G108", disk: inPayload(func(p []byte) {
 			first := bytes.Clone(p[:sector])
 			copy(p, p[sector:2*sector])
 			copy(p[sector:], first)
 		})},
-		{name: "the second half zeroed", want: "any", disk: payload(func(p []byte) { clear(p[len(p)/2:]) })},
-		{name: "all but the first MiB zeroed", want: "any", disk: payload(func(p []byte) { clear(p[1<<20:]) })},
-		{name: "all but the first sector of noise", want: "any", disk: payload(func(p []byte) {
+		{name: "the second half zeroed", want: "any", disk: inPayload(func(p []byte) { clear(p[len(p)/2:]) })},
+		{name: "all but the first MiB zeroed", want: "any", disk: inPayload(func(p []byte) { clear(p[1<<20:]) })},
+		{name: "all but the first sector of noise", want: "any", disk: inPayload(func(p []byte) {
 			var seed [32]byte
 			_, _ = rand.NewChaCha8(seed).Read(p[sector:])
 		})},
-		{name: "each hundredth sector flipped", want: "any", disk: payload(func(p []byte) {
+		{name: "each hundredth sector flipped", want: "any", disk: inPayload(func(p []byte) {
 			for at := 50 * sector; at < len(p); at += 100 * sector {
 				p[at] ^= 1
 			}
