@@ -55,7 +55,8 @@ type Network struct {
 	Search      []string       // domains
 }
 
-func (w *Workload) check() error {
+// Check refuses what no record may have.
+func (w *Workload) Check() error {
 	if w == nil {
 		return nil
 	}
