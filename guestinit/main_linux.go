@@ -104,7 +104,11 @@ func (b *boot) run() error {
 	}
 	b.pass(readiness.StageMounted)
 	b.pass(readiness.StageHandover)
-	agent, err := startAgent(b, record)
+	notify, err := openNotify(record)
+	if err != nil {
+		return failNotify.because(err)
+	}
+	agent, err := startAgent(b, record, notify)
 	if err != nil {
 		return failAgent.because(err)
 	}
@@ -113,5 +117,5 @@ func (b *boot) run() error {
 	if err := handover.SwitchRoot(newRoot, mounts.Moved); err != nil {
 		return failHandover.because(err)
 	}
-	return failHandover.because(handover.Exec(record.Exec.Init))
+	return failHandover.because(handover.Exec(record.Exec.Init, notifyEnv(record)...))
 }

@@ -198,19 +198,8 @@ func (l *life) challenge(ctx context.Context, nonce [readiness.NonceSize]byte) (
 	case <-l.reports: // an answer that came too late for its asker
 	default:
 	}
-	err := l.port.send(readiness.Challenge{Nonce: nonce})
-	for ; errors.Is(err, errNotConnected); err = l.port.send(readiness.Challenge{Nonce: nonce}) {
-		select { // the guest was taken over just now, say
-		case <-time.After(portPatience):
-		case <-l.done:
-			return nil, errors.New("the guest ended")
-		case <-ctx.Done():
-			return nil, err
-		}
-	}
-	if err != nil {
-		return nil, err
-	}
+	l.port.ask(nonce) // the guest was taken over just now, say: it hears it when it is connected
+	defer l.port.forget()
 	select {
 	case report := <-l.reports:
 		return report, nil
