@@ -27,6 +27,7 @@ type Plan struct {
 	Cmdline    string // kernel command line, "" for DefaultCmdline
 	Init       string
 	StopSignal uint8
+	Ready      sealed.Ready // when the guest counts as ready
 	MemoryMiB  int
 	AllowDump  bool                // the provider may make dumps, which only CommKeyFile opens
 	Hosts      []*hostkey.Document // verified by the caller, a key slot for each

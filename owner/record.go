@@ -17,6 +17,7 @@ func (p *Plan) record(keys *secrets, disks []*disk) *sealed.Record {
 		IdentitySeed: keys.Identity,
 		EntropySeed:  secret.Random(sealed.SeedSize),
 		Root:         disks[0].volume(),
+		Ready:        p.Ready,
 		Exec:         &sealed.Exec{Init: p.Init, StopSignal: p.StopSignal},
 	}
 	for _, d := range disks[1:] {
