@@ -108,7 +108,11 @@ func (b *boot) run() error {
 		return err
 	}
 	b.pass(readiness.StageHandover)
-	agent, err := startAgent(b, record)
+	notify, err := openNotify(record)
+	if err != nil {
+		return failNotify.because(err)
+	}
+	agent, err := startAgent(b, record, notify)
 	if err != nil {
 		return failAgent.because(err)
 	}
@@ -120,5 +124,5 @@ func (b *boot) run() error {
 	if record.Workload != nil {
 		return b.supervise(record, program, link, agent)
 	}
-	return failHandover.because(handover.Exec(program))
+	return failHandover.because(handover.Exec(program, notifyEnv(record)...))
 }

@@ -23,11 +23,12 @@ type Plan struct {
 	Strip      bool // cut the signatures of the kernel's modules off; see initrd.Plan
 	Root       FileSystem
 	Volumes    []Volume
-	GuestDir   string    // folder with the s390x binaries guestinit and guestagent
-	Cmdline    string    // kernel command line, "" for DefaultCmdline
-	Init       string    // to hand over to, without a workload
-	StopSignal uint8     // asks it to power off
-	Workload   *Workload // to run instead of an init, nil: none
+	GuestDir   string       // folder with the s390x binaries guestinit and guestagent
+	Cmdline    string       // kernel command line, "" for DefaultCmdline
+	Init       string       // to hand over to, without a workload
+	StopSignal uint8        // asks it to power off
+	Workload   *Workload    // to run instead of an init, nil: none
+	Ready      sealed.Ready // when the guest counts as ready
 	MemoryMiB  int
 	AllowDump  bool                // the provider may make dumps, which only CommKeyFile opens
 	Hosts      []*hostkey.Document // verified by the caller, a key slot for each

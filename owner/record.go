@@ -17,6 +17,7 @@ func (p *Plan) record(keys *secrets, disks []*disk, w *sealed.Workload) *sealed.
 		IdentitySeed: keys.Identity,
 		EntropySeed:  secret.Random(sealed.SeedSize),
 		Root:         disks[0].volume(),
+		Ready:        p.Ready,
 		Workload:     w,
 	}
 	if w == nil {

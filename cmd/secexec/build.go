@@ -15,6 +15,7 @@ import (
 	"github.com/secexec/secexec/outfile"
 	"github.com/secexec/secexec/owner"
 	"github.com/secexec/secexec/owner/buildfile"
+	"github.com/secexec/secexec/sealed"
 )
 
 func newBuild() *cobra.Command {
@@ -81,7 +82,7 @@ keys in the folder previous.`,
 	f.BoolVar(&printSchema, "print-schema", false, "print the JSON schema of the build file")
 	groupFlags(cmd, nil,
 		flagGroup{"What to build", []string{"file", "name", "from-image", "root", "partition", "root-size", "read-only", "volume", "kernel", "modules", "kernel-release", "module-signatures", "guest-dir", "tls-verify"}},
-		flagGroup{"How the guest runs", []string{"memory", "cmdline", "parmfile", "init", "stop-signal", "enable-dump"}},
+		flagGroup{"How the guest runs", []string{"memory", "cmdline", "parmfile", "init", "stop-signal", "ready", "enable-dump"}},
 		flagGroup{"The program of a root without an init", []string{"entrypoint", "command", "env", "user", "workdir", "cap-add", "cap-drop", "no-new-privileges", "stop-timeout", "restart", "max-restarts", "restart-window", "hostname", "network", "address", "gateway", "dns", "dns-search", "mtu"}},
 		flagGroup{"Hosts", []string{"host-key-document", "cert", "crl", "offline", "root-ca", "no-verify"}},
 		flagGroup{"Outputs", []string{"output", "secrets", "bootable-disk", "update", "dry-run", "print-schema"}},
@@ -126,6 +127,8 @@ func build(cmd *cobra.Command, plan *owner.Plan) error {
 		"cmdline", res.Cmdline)...)
 }
 
+var readyAt = map[string]sealed.Ready{"handover": sealed.ReadyAtHandover, "notify": sealed.ReadyAtNotify}
+
 // planOf makes the plan that a complete build file asks for, with the host key
 // documents read and verified.
 func planOf(cmd *cobra.Command, f *buildfile.File) (*owner.Plan, error) {
@@ -145,7 +148,7 @@ func planOf(cmd *cobra.Command, f *buildfile.File) (*owner.Plan, error) {
 		Name: f.Name, Kernel: kernel.Source{Kernel: plainPaths(f.Kernel), Modules: plainPaths(f.Modules), Release: f.KernelRelease},
 		Strip: f.Signatures == "strip", Cmdline: f.Cmdline,
 		Root: owner.FileSystem{Source: string(f.Root.Source), Partition: f.Root.Partition, Size: int64(f.Root.Size), ReadOnly: f.Root.ReadOnly},
-		Init: f.Init, StopSignal: uint8(f.StopSignal), MemoryMiB: f.MemoryMiB, AllowDump: f.EnableDump,
+		Init: f.Init, StopSignal: uint8(f.StopSignal), Ready: readyAt[f.Ready], MemoryMiB: f.MemoryMiB, AllowDump: f.EnableDump,
 		Hosts: docs, GuestDir: guestDir, Bundle: string(f.Output), Secrets: string(f.Secrets), BootableDisk: string(f.BootableDisk),
 		Warn: func(text string) { fmt.Fprintln(cmd.ErrOrStderr(), "warning:", text) },
 	}

@@ -62,6 +62,8 @@ func (b *buildFlags) add(cmd *cobra.Command) {
 	b.field("init", "init", func(f *buildfile.File) { f.Init = g.Init })
 	f.IntVar(&g.StopSignal, "stop-signal", owner.DefaultStopSignal, "signal `N` asks it to power off (systemd: SIGRTMIN+4); a workload's default: the image's, or 15")
 	b.field("stop-signal", "stop_signal", func(f *buildfile.File) { f.StopSignal = g.StopSignal })
+	f.StringVar(&g.Ready, "ready", "handover", "`handover|notify`: ready when the workload runs, or when it says READY=1 (sd_notify)")
+	b.field("ready", "ready", func(f *buildfile.File) { f.Ready = g.Ready })
 	f.IntVar(&g.MemoryMiB, "memory", 1024, "guest memory, `MIB`")
 	b.field("memory", "memory_mib", func(f *buildfile.File) { f.MemoryMiB = g.MemoryMiB })
 	f.BoolVar(&g.EnableDump, "enable-dump", false, "let the provider make encrypted dumps of the guest, which only cck.key opens")
@@ -133,6 +135,12 @@ func (b *buildFlags) load(cmd *cobra.Command) (*buildfile.File, error) {
 	}
 	if file.Signatures != "keep" && file.Signatures != "strip" {
 		return nil, usageError{fmt.Errorf("--module-signatures %s is neither keep nor strip", file.Signatures)}
+	}
+	if file.Ready == "" {
+		file.Ready = b.given.Ready
+	}
+	if file.Ready != "handover" && file.Ready != "notify" {
+		return nil, usageError{fmt.Errorf("--ready %s is neither handover nor notify", file.Ready)}
 	}
 	if file.StopSignal < 1 && !work || file.StopSignal < 0 || file.StopSignal > 64 {
 		return nil, usageError{fmt.Errorf("stop signal %d is not in 1..64", file.StopSignal)}

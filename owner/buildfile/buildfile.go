@@ -50,6 +50,7 @@ type File struct {
 	Init          string   `yaml:"init,omitempty" doc:"Program in the root to hand over to; default: /sbin/init."`
 	StopSignal    int      `yaml:"stop_signal,omitempty" doc:"Signal that asks it to power off; default: 38, systemd's SIGRTMIN+4; of a workload: the image's, or 15." min:"1" max:"64"`
 	Workload      Workload `yaml:"workload,omitempty" doc:"The root's one program, which guestinit runs instead of handing over to an init."`
+	Ready         string   `yaml:"ready,omitempty" enum:"handover notify" doc:"When the guest counts as ready: as soon as its workload runs, or when that says READY=1 (sd_notify); default: handover."`
 	MemoryMiB     int      `yaml:"memory_mib,omitempty" doc:"Guest memory in MiB; default: 1024." min:"64" max:"4194304"`
 	EnableDump    bool     `yaml:"enable_dump,omitempty" doc:"Let the provider make dumps of the guest, encrypted so that only cck.key of the secrets opens them; default: false."`
 	Hosts         Hosts    `yaml:"hosts,omitempty" doc:"Hosts that may run the image."`
