@@ -18,7 +18,8 @@ const agentCgroup = "/sys/fs/cgroup/secexec"
 // over a socket pair of packets, whose other end it returns:
 //
 //	guestinit                         guestagent
-//	    │ fork, exec "@guestagent" ───▶ │ fd 3: socket, fd 4: readiness port
+//	    │ fork, exec "@guestagent" ───▶ │ fd 3: socket, fd 4: readiness port,
+//	    │                               │ fd 5: notification socket
 //	    │ handoff (package sealed) ───▶ │ reads it, prepares its keys
 //	    │ exec of the root's init       │
 //	    └ closes the socket's end ────▶ │ end of file: the hand-over is done
@@ -27,23 +28,33 @@ const agentCgroup = "/sys/fs/cgroup/secexec"
 //
 // The name starts with @ so that systemd spares it when it kills all that is
 // left at shutdown (systemd: ROOT_STORAGE_DAEMONS).
-func startAgent(b *boot, record *sealed.Record) (int, error) {
+func startAgent(b *boot, record *sealed.Record, notify int) (int, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return -1, fmt.Errorf("make socket pair: %w", err)
 	}
 	defer unix.Close(pair[1])
-	if err := launchAgent(b, record, pair); err != nil {
+	if err := launchAgent(b, record, pair, notify); err != nil {
 		unix.Close(pair[0])
 		return -1, err
 	}
 	return pair[0], nil
 }
 
-func launchAgent(b *boot, record *sealed.Record, pair [2]int) error {
-	files := []uintptr{0, 1, 2, uintptr(pair[1])}
+func launchAgent(b *boot, record *sealed.Record, pair [2]int, notify int) error {
+	// What is missing is /dev/null, so that no file of guestagent's own gets its
+	// number.
+	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open /dev/null: %w", err)
+	}
+	defer unix.Close(null)
+	files := []uintptr{0, 1, 2, uintptr(pair[1]), uintptr(null), uintptr(null)}
 	if b.port != nil {
-		files = append(files, uintptr(b.port.FD))
+		files[4] = uintptr(b.port.FD)
+	}
+	if notify >= 0 {
+		files[5] = uintptr(notify)
 	}
 	pid, err := syscall.ForkExec(agentPath, []string{"@guestagent"}, &syscall.ProcAttr{
 		Dir: "/", Env: []string{}, Files: files, Sys: &syscall.SysProcAttr{Setsid: true},

@@ -20,10 +20,11 @@ import (
 // disk is one encrypted volume of a build: the root or a data volume. Build
 // owns its keys.
 type disk struct {
-	name  string // its serial number too
-	mount string // "" for the root, its writable layer and swap
-	fresh bool   // its key is made in the guest
-	swap  bool   // it holds no file system
+	name  string  // its serial number too
+	mount string  // "" for the root, its writable layer and swap
+	fresh bool    // its key is made in the guest
+	swap  bool    // it holds no file system
+	user  *string // of the root's workload, to be looked up there; nil: none
 	fs    FileSystem
 	guid  bootdisk.GUID // its partition on a bootable disk, zero without one
 
@@ -50,6 +51,7 @@ type DiskAbout struct {
 	Mode      string                  `json:"mode,omitempty"` // "" is crypt
 	Integrity *sealed.IntegrityLayout `json:"integrity,omitempty"`
 	HashTree  *HashTreeAbout          `json:"hash_tree,omitempty"` // of mode verity
+	Account   *Account                `json:"account,omitempty"`   // what its files say of the workload's user
 }
 
 // disks returns what the plan wants encrypted, the root first. Keys and
@@ -57,6 +59,9 @@ type DiskAbout struct {
 func (p *Plan) disks(prev *previous) ([]*disk, error) {
 	all := []*disk{{name: RootSerial, fs: p.Root}}
 	all[0].fs.folders = p.mountPoints()
+	if p.Workload != nil {
+		all[0].user = &p.Workload.User
+	}
 	for _, v := range p.Volumes {
 		all = append(all, &disk{name: v.Name, mount: v.Mount, fresh: v.Fresh, fs: v.FileSystem})
 	}
@@ -138,6 +143,9 @@ func (d *disk) make(ctx context.Context, p *Plan, prev *previous, into *outfile.
 	if err != nil {
 		return err
 	}
+	if d.user != nil && print != "" {
+		print += " user " + *d.user
+	}
 	if d.reused, err = prev.take(ctx, d, print, into); d.reused || err != nil {
 		return errors.Join(err, d.checkGrow())
 	}
@@ -145,6 +153,7 @@ func (d *disk) make(ctx context.Context, p *Plan, prev *previous, into *outfile.
 	v, err := rootdisk.Create(ctx, into.Join(d.file()), rootdisk.Options{
 		Source: d.fs.Source, Partition: d.fs.Partition, Size: d.fs.Size, ID: d.id, Key: d.key, Passphrase: d.passphrase, SkipTLS: p.SkipTLS,
 		Integrity: d.fs.Mode == sealed.Integrity, FSType: d.fs.FSType, Verity: d.fs.Mode == sealed.Verity, ReadOnly: d.fs.ReadOnly, Folders: d.fs.folders,
+		Read:    []string{passwdFile, groupFile},
 		Skipped: func(name string) { p.warn(d.what() + ": socket " + name + " is left out") },
 	})
 	if err != nil {
@@ -154,6 +163,11 @@ func (d *disk) make(ctx context.Context, p *Plan, prev *previous, into *outfile.
 	if l := v.Layout; l != nil {
 		d.about.Integrity = &sealed.IntegrityLayout{
 			Provided: uint64(l.Provided), JournalSectors: uint32(l.JournalSectors()), InterleaveSectors: dmintegrity.InterleaveSectors,
+		}
+	}
+	if d.user != nil {
+		if d.about.Account, err = account(*d.user, v.Files); err != nil {
+			return err
 		}
 	}
 	return d.checkGrow()

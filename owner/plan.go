@@ -24,11 +24,13 @@ type Plan struct {
 	Root       FileSystem
 	Overlay    *Overlay // over the root; nil: none
 	Volumes    []Volume
-	SwapSize   int64  // bytes of swap with a key made at each boot; 0: none
-	GuestDir   string // folder with the s390x binaries guestinit and guestagent
-	Cmdline    string // kernel command line, "" for DefaultCmdline
-	Init       string
-	StopSignal uint8
+	SwapSize   int64        // bytes of swap with a key made at each boot; 0: none
+	GuestDir   string       // folder with the s390x binaries guestinit and guestagent
+	Cmdline    string       // kernel command line, "" for DefaultCmdline
+	Init       string       // to hand over to, without a workload
+	StopSignal uint8        // asks it to power off
+	Workload   *Workload    // to run instead of an init, nil: none
+	Ready      sealed.Ready // when the guest counts as ready
 	MemoryMiB  int
 	AllowDump  bool                // the provider may make dumps, which only CommKeyFile opens
 	Hosts      []*hostkey.Document // verified by the caller, a key slot for each
@@ -77,6 +79,9 @@ func (p *Plan) warn(text string) {
 	}
 }
 
+// DefaultStopSignal asks systemd to power off: SIGRTMIN+4 (systemd(1)).
+const DefaultStopSignal = 38
+
 // DefaultCmdline returns the kernel command line that an SE guest with this
 // many virtio devices needs.
 //
@@ -114,7 +119,7 @@ func (p *Plan) Check(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Result{Cmdline: found.cmdline}, found.kernel.Close()
+	return &Result{Cmdline: found.cmdline, Workload: found.workload, Init: p.Init}, found.kernel.Close()
 }
 
 // prepared is a plan whose parts were found. Its owner closes the kernel.
@@ -122,14 +127,13 @@ type prepared struct {
 	kernel  *kernel.Kernel
 	tree    *initrd.Tree
 	cmdline string
+
+	workload *sealed.Workload // but for what the root knows; nil: none
 }
 
 // open checks the plan and finds its kernel.
 func (p *Plan) open(ctx context.Context) (_ *prepared, err error) {
 	if err := bundle.CheckName(p.Name); err != nil {
-		return nil, err
-	}
-	if err := sealed.CheckInit(p.Init); err != nil {
 		return nil, err
 	}
 	if err := checkSource("root file system", p.Root.Source); err != nil {
@@ -141,10 +145,19 @@ func (p *Plan) open(ctx context.Context) (_ *prepared, err error) {
 	if err := p.checkOverlay(); err != nil {
 		return nil, err
 	}
+	work, err := p.resolveWorkload(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if work == nil {
+		if err := sealed.CheckInit(p.Init); err != nil {
+			return nil, err
+		}
+	}
 	if err := p.checkVolumes(); err != nil {
 		return nil, err
 	}
-	found := &prepared{cmdline: p.Cmdline}
+	found := &prepared{cmdline: p.Cmdline, workload: work}
 	if found.cmdline == "" {
 		found.cmdline = DefaultCmdline(p.devices())
 	}

@@ -111,6 +111,9 @@ func (o *Options) make(ctx context.Context, work string, v *Volume, t *tree, err
 	case !t.named && o.Source != "":
 		return nil, fmt.Errorf("read root %s: %w: it is empty", o.Source, ErrSource)
 	}
+	if v.Files, err = t.files(o.Read); err != nil {
+		return nil, fmt.Errorf("read root %s: %w", o.Source, err)
+	}
 	v.FSType = cmp.Or(o.FSType, "ext4")
 	for _, name := range o.Folders {
 		if err := t.addMissing(name[1:], t.root != nil || v.FSType == "erofs"); err != nil {
