@@ -152,7 +152,11 @@ func TestVerityOverlays(t *testing.T) {
 	}{
 		{"volume", "erofs", "boots before: 1", owner.Overlay{Volume: true, Size: 16 << 20}},
 		{"memory", "ext4", "boots before: 0", owner.Overlay{Size: 8 << 20}},
+		{"fresh", "erofs", "boots before: 0", owner.Overlay{Volume: true, Size: 16 << 20, Fresh: true}},
 	} {
+		if c.overlay.Fresh && os.Getenv("SECEXEC_LONG") == "" {
+			continue
+		}
 		n.ready(verityRoot(t, "overlay-"+c.name, c.fsType, &c.overlay), c.name)
 		want(t, n.says(c.name, "testinit: waits"), " / overlay rw,", "redirect_dir=nofollow", " verity 1 ", "boots before: 0", "boots written: <nil>", verityCanary,
 			"! /lower ", "! /layer ", "!logon     secexec:")
@@ -175,6 +179,53 @@ func TestVerityOverlays(t *testing.T) {
 		}
 		if _, err := n.c.Stop(t.Context(), c.name, 30*time.Second); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// A layer's disk that holds something else: the root below it does not run
+// without what was written over it.
+func TestForgedLayer(t *testing.T) {
+	t.Parallel()
+	if os.Getenv("SECEXEC_LONG") == "" {
+		t.Skip("set SECEXEC_LONG=1 (make test-long)")
+	}
+	small(t)
+	n := newNode(t)
+	for mode, code := range map[string]string{"crypt": "G118", "crypt-integrity": "G118"} {
+		o := &owner.Overlay{Volume: true, Size: 16 << 20}
+		var err error
+		if o.Mode, err = owner.ParseMode(mode); err != nil {
+			t.Fatal(err)
+		}
+		b := verityRoot(t, "layer-"+mode, "erofs", o)
+		for what, forge := range map[string]func(disk []byte){
+			"noise": func(disk []byte) {
+				for at := payload + 4096; at < len(disk); at += 512 { // but for dm-integrity's superblock
+					disk[at]++
+				}
+			},
+			"zeros": func(disk []byte) { clear(disk[payload:]) },
+		} {
+			forged := copyBundle(t, b)
+			disk, err := os.ReadFile(filepath.Join(forged, "overlay.img"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			forge(disk)
+			if err := os.WriteFile(filepath.Join(forged, "overlay.img"), disk, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			cover(t, forged, b, "overlay.img")
+			name := what + "-" + mode
+			if err := n.launch(forged, name); err != nil {
+				t.Fatal(err)
+			}
+			g := n.settled(name)
+			if g.State != "failed" || g.Failure.Code != code {
+				t.Errorf("%s: guest is %v, wants %s\n%s", name, g, code, n.console(name))
+			}
+			want(t, n.console(name), "!testinit", "!"+verityCanary)
 		}
 	}
 }
