@@ -65,7 +65,7 @@ func unlock(v *sealed.Volume, name string, fail volumeFailures) (string, error) 
 		Major: disk.Major, Minor: disk.Minor, Offset: v.Offset, Size: v.Size, SectorSize: sealed.SectorSize,
 	}
 	if v.Mode == sealed.Integrity {
-		if err := overIntegrity(&crypt, v, name); err != nil {
+		if err := overIntegrity(&crypt, v, name, disk); err != nil {
 			return "", err
 		}
 	}
