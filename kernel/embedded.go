@@ -32,6 +32,7 @@ func embeddedConfig(image io.ReadSeeker) []byte {
 	if _, err := image.Seek(0, io.SeekStart); err != nil {
 		return nil
 	}
+	defer image.Seek(0, io.SeekStart) // others read it from the start
 	b, err := compressed.ReadAtMost(image, MaxImage)
 	if err != nil {
 		return nil

@@ -115,7 +115,11 @@ func TestLacks(t *testing.T) {
 			t.Errorf("%q: %v", config, got)
 		}
 	}
+	image = io.NewSectionReader(bytes.NewReader([]byte("an image")), 0, 8)
 	if (&Kernel{Image: image}).Lacks("CONFIG_SWAP") {
 		t.Error("a kernel of which nothing is known lacks something")
+	}
+	if b, err := io.ReadAll(image); err != nil || string(b) != "an image" {
+		t.Errorf("after the search the image reads as %q: %v", b, err)
 	}
 }
