@@ -31,6 +31,10 @@ const (
 	failDataCrypt failure = "G117"
 	failData      failure = "G118"
 	failDataMount failure = "G119"
+
+	failSysctl  failure = "G135"
+	failEntropy failure = "G136"
+	failLock    failure = "G137"
 )
 
 // Error returns code and sentence: all that leaves the guest.

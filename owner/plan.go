@@ -29,6 +29,7 @@ type Plan struct {
 	StopSignal uint8
 	MemoryMiB  int
 	AllowDump  bool                // the provider may make dumps, which only CommKeyFile opens
+	Hardening  sealed.Hardening    // sysctls in any order
 	Hosts      []*hostkey.Document // verified by the caller, a key slot for each
 
 	Bundle       string // folder to make
@@ -137,6 +138,9 @@ func (p *Plan) open(ctx context.Context) (_ *prepared, err error) {
 		}
 	}()
 	if err := found.kernel.CheckGuest(); err != nil {
+		return nil, err
+	}
+	if err := p.checkHardening(found); err != nil {
 		return nil, err
 	}
 	if verdict, why := found.kernel.Guest(); verdict == kernel.Unknown {

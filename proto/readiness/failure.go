@@ -22,4 +22,8 @@ var Failures = map[string]string{
 	"G117": "a data volume can't be mapped",
 	"G118": "a data volume does not hold what was sealed",
 	"G119": "a data volume's mount point is no folder of the root",
+
+	"G135": "a kernel parameter can't be set",
+	"G136": "the kernel's random pool does not fill",
+	"G137": "the kernel can't be locked as sealed",
 }
