@@ -21,12 +21,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/secexec/secexec/proto/readiness"
-	"github.com/secexec/secexec/sealed"
 )
 
 // Descriptors from guestinit.
 const (
-	initFD = 3 // packets from guestinit: the handoff, then end of file at the hand-over
+	initFD = 3 // packets from guestinit: the file with the handoff, then end of file at the hand-over
 	portFD = 4 // readiness port, non-blocking
 )
 
@@ -76,17 +75,6 @@ func run() error {
 	unix.Close(initFD)
 	send(a.pass(readiness.StageReady, millis()))
 	return serve(a)
-}
-
-// readHandoff reads one handoff, a packet.
-func readHandoff() (*sealed.Handoff, error) {
-	raw := make([]byte, sealed.MaxHandoff+1)
-	defer clear(raw)
-	n, err := unix.Read(initFD, raw)
-	if err != nil {
-		return nil, fmt.Errorf("read handoff: %w", err)
-	}
-	return sealed.UnmarshalHandoff(raw[:n])
 }
 
 // serve answers lines until the port is gone. It waits in poll without an end:

@@ -42,6 +42,10 @@ const (
 	failEmpty    failure = "G131"
 	failSwap     failure = "G132"
 	failGrow     failure = "G133"
+
+	failSysctl  failure = "G135"
+	failEntropy failure = "G136"
+	failLock    failure = "G137"
 )
 
 // Error returns code and sentence: all that leaves the guest.

@@ -33,6 +33,7 @@ func embeddedConfig(image io.ReadSeeker) []byte {
 		return nil
 	}
 	b, err := compressed.ReadAtMost(image, MaxImage)
+	_, _ = image.Seek(0, io.SeekStart) // as it was found: the image is read after this
 	if err != nil {
 		return nil
 	}

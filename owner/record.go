@@ -16,6 +16,7 @@ func (p *Plan) record(keys *secrets, disks []*disk) *sealed.Record {
 		ImageID:      [sealed.IDSize]byte(secret.Random(sealed.IDSize)),
 		IdentitySeed: keys.Identity,
 		EntropySeed:  secret.Random(sealed.SeedSize),
+		Hardening:    p.hardening(),
 		Root:         disks[0].volume(),
 		Overlay:      p.overlay(disks),
 		Exec:         &sealed.Exec{Init: p.Init, StopSignal: p.StopSignal},

@@ -30,4 +30,7 @@ var Failures = map[string]string{
 	"G131": "a fresh volume's empty file system can't be written",
 	"G132": "the swap space can't be used",
 	"G133": "a file system can't be grown",
+	"G135": "a kernel parameter can't be set",
+	"G136": "the kernel's random pool does not fill",
+	"G137": "the kernel can't be locked as sealed",
 }
