@@ -27,7 +27,7 @@ func (p *Plan) record(keys *secrets, disks []*disk) *sealed.Record {
 			r.Swap = &swap
 			continue
 		}
-		if d.name == OverlaySerial {
+		if d.layer() {
 			continue
 		}
 		r.Data = append(r.Data, sealed.DataVolume{Volume: d.volume(), Mount: d.mount})
