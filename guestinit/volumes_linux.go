@@ -74,7 +74,7 @@ func unlock(v *sealed.Volume, name string, fail volumeFailures) (string, error) 
 		Major: disk.Major, Minor: disk.Minor, Offset: v.Offset, Size: mappedSize(v, disk.Size), SectorSize: sealed.SectorSize,
 	}
 	if v.Mode == sealed.Integrity {
-		if err := overIntegrity(&crypt, v, name); err != nil {
+		if err := overIntegrity(&crypt, v, name, disk); err != nil {
 			return "", err
 		}
 	}

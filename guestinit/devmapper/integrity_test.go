@@ -3,6 +3,7 @@ package devmapper
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"strings"
 	"testing"
@@ -68,6 +69,42 @@ func TestIntegrityVerify(t *testing.T) {
 		"empty table":         {"", kernelStatus},
 	} {
 		if err := tags.Verify(text[0], text[1]); !errors.Is(err, ErrDiffers) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A superblock as rootdisk/dmintegrity writes it (its golden test has the same
+// bytes).
+const goldenSuperblock = "696e746567727400" + "040f2000" + "02000000" + "e881010000000000" + "08000000" + "030c0000"
+
+func TestCheckSuperblock(t *testing.T) {
+	t.Parallel()
+	fresh := func() []byte {
+		b, err := hex.DecodeString(goldenSuperblock)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return append(b, make([]byte, SuperblockSize-len(b))...)
+	}
+	if err := tags.CheckSuperblock(fresh()); err != nil {
+		t.Error(err)
+	}
+	free := map[int]bool{29: true} // the bitmap's
+	for at := 16; at < 24; at++ {
+		free[at] = true // how much data
+	}
+	for at := range SuperblockSize {
+		for bit := range 8 {
+			b := fresh()
+			b[at] ^= 1 << bit
+			if err := tags.CheckSuperblock(b); errors.Is(err, ErrDiffers) == free[at] {
+				t.Errorf("bit %d of byte %d: %v", bit, at, err)
+			}
+		}
+	}
+	for name, b := range map[string][]byte{"zeros": make([]byte, SuperblockSize), "nothing": nil, "more": append(fresh(), 0)} {
+		if err := tags.CheckSuperblock(b); !errors.Is(err, ErrDiffers) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
