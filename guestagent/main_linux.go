@@ -20,12 +20,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/secexec/secexec/proto/workload"
-	"github.com/secexec/secexec/sealed"
 )
 
 // Descriptors from guestinit. Any but the first may be missing.
 const (
-	initFD   = 3 // packets from guestinit: the handoff, then end of file at the hand-over, or package workload
+	initFD   = 3 // packets from guestinit: the file with the handoff, then end of file at the hand-over, or package workload
 	portFD   = 4 // readiness port, non-blocking
 	notifyFD = 5 // the workload's notification socket
 )
@@ -63,17 +62,6 @@ func run() error {
 	a := newAgent(h, bootKey, stop, func() { tell(workload.Restart{}) })
 	h.IdentitySeed.Wipe()
 	return serve(a, h.StopSignal == 0)
-}
-
-// readHandoff reads one handoff, a packet.
-func readHandoff() (*sealed.Handoff, error) {
-	raw := make([]byte, sealed.MaxHandoff+1)
-	defer clear(raw)
-	n, err := unix.Read(initFD, raw)
-	if err != nil {
-		return nil, fmt.Errorf("read handoff: %w", err)
-	}
-	return sealed.UnmarshalHandoff(raw[:n])
 }
 
 // tell tells guestinit, where it is PID 1 still.

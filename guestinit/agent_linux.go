@@ -20,7 +20,7 @@ const agentCgroup = "/sys/fs/cgroup/secexec"
 //	guestinit                         guestagent
 //	    │ fork, exec "@guestagent" ───▶ │ fd 3: socket, fd 4: readiness port,
 //	    │                               │ fd 5: notification socket
-//	    │ handoff (package sealed) ───▶ │ reads it, prepares its keys
+//	    │ handoff (package sealed) ───▶ │ reads and wipes it, prepares its keys
 //	    │ exec of the root's init       │
 //	    └ closes the socket's end ────▶ │ end of file: the hand-over is done
 //
@@ -83,9 +83,8 @@ func launchAgent(b *boot, record *sealed.Record, pair [2]int, notify int) error 
 		return err
 	}
 	defer raw.Wipe()
-	// One packet, which the socket holds until guestagent reads it.
-	if err := unix.Send(pair[0], raw, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL); err != nil {
-		return fmt.Errorf("tell guestagent: %w", err)
+	if err := sendHandoff(pair[0], raw); err != nil {
+		return err
 	}
 	if b.port != nil {
 		unix.Close(b.port.FD)

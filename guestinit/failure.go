@@ -38,10 +38,15 @@ const (
 	failVerity  failure = "G125"
 	failOverlay failure = "G126"
 
-	failFreshKey     failure = "G130"
-	failEmpty        failure = "G131"
-	failSwap         failure = "G132"
-	failGrow         failure = "G133"
+	failFreshKey failure = "G130"
+	failEmpty    failure = "G131"
+	failSwap     failure = "G132"
+	failGrow     failure = "G133"
+
+	failSysctl  failure = "G135"
+	failEntropy failure = "G136"
+	failLock    failure = "G137"
+
 	failNoNetwork    failure = "G150"
 	failTwoNetworks  failure = "G151"
 	failNetwork      failure = "G152"

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/secexec/secexec/guestinit/handover"
+	"github.com/secexec/secexec/guestinit/hardening"
 	"github.com/secexec/secexec/guestinit/kmod"
 	"github.com/secexec/secexec/guestinit/mounts"
 	"github.com/secexec/secexec/guestinit/progress"
@@ -34,9 +35,10 @@ const (
 
 // Bounds of waiting.
 const (
-	bootDeadline = 120 * time.Second // for all of guestinit
-	diskDeadline = 4 * time.Second   // for a volume's disk to appear
-	pollEvery    = 2 * time.Millisecond
+	bootDeadline    = 120 * time.Second // for all of guestinit
+	diskDeadline    = 4 * time.Second   // for a volume's disk to appear
+	entropyDeadline = 30 * time.Second  // for the kernel's random pool
+	pollEvery       = 2 * time.Millisecond
 )
 
 func main() {
@@ -73,9 +75,13 @@ func (b *boot) run() error {
 	if err := mounts.Kernel(); err != nil {
 		return failMounts.because(err)
 	}
+	hardened := hardening.Start()
 	b.openConsole()
 	b.openPort()
 	b.pass(readiness.StageKernel)
+	if hardened != nil {
+		return failSysctl.because(hardened)
+	}
 
 	record, err := readRecord()
 	if err != nil {
@@ -86,6 +92,9 @@ func (b *boot) run() error {
 		if err := kmod.Load(modulesDir+m.File, m.Optional); err != nil {
 			return failModule.because(err)
 		}
+	}
+	if err := seed(record); err != nil {
+		return err
 	}
 	device, err := unlock(&record.Root, "root", rootFailures)
 	if err != nil {
@@ -104,6 +113,9 @@ func (b *boot) run() error {
 	}
 	if err := handover.MaskAutoMounts("/"); err != nil {
 		return failHandover.because(err)
+	}
+	if err := harden(&record.Hardening); err != nil {
+		return err
 	}
 	b.pass(readiness.StageMounted)
 	moved, link, err := prepareWorkload(record.Workload)

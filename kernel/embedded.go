@@ -34,6 +34,7 @@ func embeddedConfig(image io.ReadSeeker) []byte {
 	}
 	defer image.Seek(0, io.SeekStart) // others read it from the start
 	b, err := compressed.ReadAtMost(image, MaxImage)
+	_, _ = image.Seek(0, io.SeekStart) // as it was found: the image is read after this
 	if err != nil {
 		return nil
 	}

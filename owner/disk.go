@@ -125,7 +125,7 @@ func (d *disk) what() string {
 	switch {
 	case d.name == RootSerial:
 		return "root disk"
-	case d.name == OverlaySerial && d.mount == "":
+	case d.layer():
 		return "writable layer"
 	case d.swap:
 		return "swap"
@@ -177,7 +177,7 @@ func (d *disk) make(ctx context.Context, p *Plan, prev *previous, into *outfile.
 func (d *disk) volume() sealed.Volume {
 	v := sealed.Volume{
 		Key: d.key, Offset: uint64(d.about.Offset), Size: uint64(d.about.Size),
-		FSType: d.about.FSType, ReadOnly: d.fs.ReadOnly || d.about.FSType == "erofs" || d.fs.Mode == sealed.Verity,
+		FSType: d.about.FSType, ReadOnly: d.fs.readOnly() || d.about.FSType == "erofs",
 		Mode: d.fs.Mode, Integrity: d.about.Integrity, Verity: d.about.HashTree.sealed(), Fresh: d.fresh, Grow: d.fs.Grow,
 	}
 	if d.template != nil {

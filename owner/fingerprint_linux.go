@@ -26,6 +26,9 @@ import (
 func fingerprint(ctx context.Context, r FileSystem) (string, error) {
 	h := &printer{ctx: ctx, h: sha256.New(), links: make(map[[2]uint64]string)}
 	h.text(strings.TrimSpace("secexec volume 1 " + modeWord(r.Mode) + " " + strings.TrimPrefix(r.FSType, "ext4") + strings.Join(r.folders, " ")))
+	if r.ReadOnly {
+		h.text("read-only") // it has no journal then
+	}
 	h.number(uint64(r.Size))
 	h.number(uint64(r.Partition))
 	if r.Source == "" { // an empty file system

@@ -3,6 +3,8 @@ package owner
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/secexec/secexec/sealed"
 )
@@ -65,12 +67,14 @@ func (p *Plan) overlayMiB() int64 {
 
 // mountPoints are the folders that a root must have in which none can be made.
 func (p *Plan) mountPoints() (all []string) {
-	if p.Overlay != nil || p.Root.Mode != sealed.Verity && !p.Root.ReadOnly && p.Root.FSType != "erofs" {
+	if p.Overlay != nil || !p.Root.readOnly() {
 		return nil
 	}
 	all = []string{"/dev", "/proc", "/run", "/sys"}
 	for _, v := range p.Volumes {
-		all = append(all, v.Mount)
+		if !slices.ContainsFunc(p.Volumes, func(o Volume) bool { return strings.HasPrefix(v.Mount, o.Mount+"/") }) {
+			all = append(all, v.Mount) // the others are in a volume
+		}
 	}
 	return all
 }
@@ -81,7 +85,7 @@ func (p *Plan) checkOverlay() error {
 	switch {
 	case o == nil:
 		return nil
-	case p.Root.Mode != sealed.Verity && !p.Root.ReadOnly && p.Root.FSType != "erofs":
+	case !p.Root.readOnly():
 		return errors.New("plan overlay: the root is written to itself: give it mode verity, or make it read-only")
 	case o.Size%mebi != 0 || o.Size < 0:
 		return fmt.Errorf("plan overlay: size %d is no multiple of 1 MiB", o.Size)
@@ -104,13 +108,22 @@ func (o *Overlay) disk() *disk {
 	return &disk{name: OverlaySerial, fresh: o.Fresh, fs: FileSystem{Size: o.Size, Mode: o.Mode}}
 }
 
+// layer tells the layer's disk from data volumes, which may be called so.
+func (d *disk) layer() bool { return d.name == OverlaySerial && d.mount == "" }
+
+// readOnly tells whether a file system is known to be one that is never written
+// to. A disk image may turn out to be an erofs, too.
+func (r *FileSystem) readOnly() bool {
+	return r.Mode == sealed.Verity || r.ReadOnly || r.FSType == "erofs"
+}
+
 // overlay is what the record says of the layer; disks hold its disk.
 func (p *Plan) overlay(disks []*disk) *sealed.Overlay {
 	if p.Overlay == nil {
 		return nil
 	}
 	for _, d := range disks {
-		if d.name == OverlaySerial {
+		if d.layer() {
 			v := d.volume()
 			return &sealed.Overlay{Volume: &v}
 		}

@@ -77,7 +77,7 @@ func TestCheckOverlay(t *testing.T) {
 // A root that nothing can be made in has all that is mounted on.
 func TestMountPoints(t *testing.T) {
 	t.Parallel()
-	p := Plan{Root: FileSystem{Mode: sealed.Verity}, Volumes: []Volume{{Mount: "/srv/a"}}}
+	p := Plan{Root: FileSystem{Mode: sealed.Verity}, Volumes: []Volume{{Mount: "/srv/a/b"}, {Mount: "/srv/a"}}}
 	if got, want := p.mountPoints(), []string{"/dev", "/proc", "/run", "/sys", "/srv/a"}; !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v, wants %v", got, want)
 	}
@@ -100,5 +100,25 @@ func TestHashTreesAreCompared(t *testing.T) {
 		if got := c.a.is(c.b); got != c.want {
 			t.Errorf("%v is %v: %v", c.a, c.b, got)
 		}
+	}
+}
+
+// A data volume may be called as the layer's disk is, where there is none.
+func TestVolumeCalledOverlay(t *testing.T) {
+	t.Parallel()
+	p := Plan{MemoryMiB: 256, Volumes: []Volume{{Name: OverlaySerial, Mount: "/srv"}}}
+	for _, o := range []*Overlay{nil, {Size: mebi}} {
+		p.Overlay = o
+		disks, err := p.disks(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys := newSecrets()
+		r := p.record(keys, disks, nil)
+		if len(r.Data) != 1 || r.Data[0].Mount != "/srv" || (r.Overlay != nil) != (o != nil) || o != nil && (r.Overlay.Volume != nil || r.Overlay.MemoryMiB != 1) {
+			t.Errorf("with %+v: %+v, %d data volumes", o, r.Overlay, len(r.Data))
+		}
+		wipeDisks(disks)
+		keys.wipe()
 	}
 }

@@ -33,6 +33,7 @@ type Plan struct {
 	Ready      sealed.Ready // when the guest counts as ready
 	MemoryMiB  int
 	AllowDump  bool                // the provider may make dumps, which only CommKeyFile opens
+	Hardening  sealed.Hardening    // sysctls in any order
 	Hosts      []*hostkey.Document // verified by the caller, a key slot for each
 
 	Bundle       string // folder to make
@@ -174,6 +175,9 @@ func (p *Plan) open(ctx context.Context) (_ *prepared, err error) {
 	}
 	if p.SwapSize != 0 && found.kernel.Lacks("CONFIG_SWAP") {
 		return nil, fmt.Errorf("plan swap: kernel %s is built without CONFIG_SWAP: take another, or leave swap out", found.kernel.Release)
+	}
+	if err := p.checkHardening(found); err != nil {
+		return nil, err
 	}
 	if verdict, why := found.kernel.Guest(); verdict == kernel.Unknown {
 		p.warn("whether this kernel can be a Secure Execution guest is not known: " + why)

@@ -16,6 +16,7 @@ func (p *Plan) record(keys *secrets, disks []*disk, w *sealed.Workload) *sealed.
 		ImageID:      [sealed.IDSize]byte(secret.Random(sealed.IDSize)),
 		IdentitySeed: keys.Identity,
 		EntropySeed:  secret.Random(sealed.SeedSize),
+		Hardening:    p.hardening(),
 		Root:         disks[0].volume(),
 		Overlay:      p.overlay(disks),
 		Ready:        p.Ready,
@@ -30,7 +31,7 @@ func (p *Plan) record(keys *secrets, disks []*disk, w *sealed.Workload) *sealed.
 			r.Swap = &swap
 			continue
 		}
-		if d.name == OverlaySerial {
+		if d.layer() {
 			continue
 		}
 		r.Data = append(r.Data, sealed.DataVolume{Volume: d.volume(), Mount: d.mount})

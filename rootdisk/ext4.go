@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"math/bits"
 	"os"
@@ -25,25 +26,44 @@ import (
 //
 // Nothing in it depends on the machine or the time: UUID and hash seed come from
 // the volume's ID, times from the files.
+//
+// One that is never written to gets neither journal nor head-room, and more room
+// only where that turns out too tight.
 func makeExt4(ctx context.Context, work string, t *tree, id [16]byte, o *Options) (*os.File, int64, error) {
-	size := o.Size
-	if size == 0 {
+	full := o.ReadOnly || o.Verity
+	sizes := []int64{o.Size}
+	if need := t.need(); o.Size == 0 {
 		// A quarter more than the content, and room for journal and inode tables.
-		need := t.need()
-		size = max(coarse(need+need/4+96*mebi), mebi)
+		sizes[0] = max(coarse(need+need/4+96*mebi), mebi)
+		if full {
+			sizes = []int64{coarse(need + need/16 + t.inodes(0, full)*256 + 4*mebi), sizes[0]}
+		}
 	}
-	f, err := nameless(work)
-	if err != nil {
-		return nil, 0, fmt.Errorf("make file system: %w", err)
-	}
-	if err = f.Truncate(size); err == nil {
-		err = t.build(ctx, work, f, size, id, o.Label)
-	}
-	if err != nil {
+	for i, size := range sizes {
+		f, err := nameless(work)
+		if err != nil {
+			return nil, 0, fmt.Errorf("make file system: %w", err)
+		}
+		if err = f.Truncate(size); err == nil {
+			err = t.build(ctx, work, f, size, id, o.Label, full)
+		}
+		if err == nil {
+			return f, size, nil
+		}
 		f.Close()
-		return nil, 0, fmt.Errorf("make file system: %w", err)
+		if i == len(sizes)-1 || !errors.Is(err, ErrOptions) && !errors.Is(err, e2fs.ErrFailed) {
+			return nil, 0, fmt.Errorf("make file system: %w", err)
+		}
 	}
-	return f, size, nil
+	panic("no size to try")
+}
+
+// inodes is how many a file system of a size has.
+func (t *tree) inodes(size int64, full bool) int64 {
+	if full {
+		return int64(t.entries) + 64 // and the reserved ones
+	}
+	return coarse(max(int64(t.entries)*2, int64(t.entries)+8192, size/(32<<10)))
 }
 
 // coarse rounds up to four significant bits, at most an eighth more: a small
@@ -105,10 +125,13 @@ func (t *tree) need() (n int64) {
 // 2000-01-01 whatever the files, so that these stay when the files change.
 const made = 946684800
 
-func (t *tree) build(ctx context.Context, work string, img *os.File, size int64, id [16]byte, label string) error {
-	inodes := coarse(max(int64(t.entries)*2, int64(t.entries)+8192, size/(32<<10)))
+func (t *tree) build(ctx context.Context, work string, img *os.File, size int64, id [16]byte, label string, full bool) error {
+	features, reserved := features, "1"
+	if full {
+		features, reserved = strings.Replace(features, "has_journal,", "", 1), "0"
+	}
 	uuid := luks2.FormatUUID(seedUUID(id))
-	if out, err := run(ctx, img, nil, "mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-m", "1", "-I", "256", "-N", fmt.Sprint(inodes), "-L", label, "-U", uuid,
+	if out, err := run(ctx, img, nil, "mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-m", reserved, "-I", "256", "-N", fmt.Sprint(t.inodes(size, full)), "-L", label, "-U", uuid,
 		"-O", features, "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard,root_owner=0:0,hash_seed="+uuid, "-d", t.dir, e2fs.Image); err != nil {
 		if strings.Contains(out, "Could not allocate") || strings.Contains(out, "No space left") {
 			return fmt.Errorf("%w: %d MiB hold no %d MiB of files: ask for a larger size", ErrOptions, size/mebi, t.need()/mebi)

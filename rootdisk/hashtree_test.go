@@ -113,3 +113,40 @@ func TestUnfinishedImage(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// An ext4 that is never written to has neither journal nor head-room, and is
+// sound all the same.
+func TestFullExt4(t *testing.T) {
+	t.Parallel()
+	need(t, "mke2fs")
+	files := map[string][]byte{"data": bytes.Repeat([]byte("x"), 20<<20)}
+	for i := range 500 {
+		files["many/"+strconv.Itoa(i)] = bytes.Repeat([]byte("y"), i*10)
+	}
+	source := folderOf(t, files)
+	make := func(o Options) (int64, string) {
+		o.Source, o.Key, o.Passphrase = source, testKey, testPass
+		disk, plain := filepath.Join(t.TempDir(), "x"), filepath.Join(t.TempDir(), "plain")
+		v, err := Create(t.Context(), disk, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := must(os.Open(disk))
+		defer f.Close()
+		if _, err := Open(t.Context(), f, plain, nil, append(secret.Bytes(nil), testKey...)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := run(t.Context(), must(os.Open(plain)), nil, "e2fsck", "-fn", e2fs.Image); err != nil {
+			t.Error(err)
+		}
+		return v.Size, debugfs(t, plain, "stats -h")
+	}
+	full, stats := make(Options{ReadOnly: true})
+	if full > 32<<20 || strings.Contains(stats, "has_journal") {
+		t.Errorf("read-only it has %d bytes\n%s", full, stats)
+	}
+	roomy, stats := make(Options{})
+	if roomy < 100<<20 || !strings.Contains(stats, "has_journal") {
+		t.Errorf("else it has %d bytes\n%s", roomy, stats)
+	}
+}

@@ -84,6 +84,7 @@ keys in the folder previous.`,
 		flagGroup{"What to build", []string{"file", "name", "from-image", "root", "partition", "root-size", "read-only", "grow", "root-mode", "root-file-system", "overlay", "overlay-size", "overlay-mode", "overlay-key", "volume", "swap-size", "kernel", "modules", "kernel-release", "module-signatures", "guest-dir", "tls-verify"}},
 		flagGroup{"How the guest runs", []string{"memory", "cmdline", "parmfile", "init", "stop-signal", "ready", "enable-dump"}},
 		flagGroup{"The program of a root without an init", []string{"entrypoint", "command", "env", "user", "workdir", "cap-add", "cap-drop", "no-new-privileges", "stop-timeout", "restart", "max-restarts", "restart-window", "hostname", "network", "address", "gateway", "dns", "dns-search", "mtu"}},
+		flagGroup{"Hardening", []string{"lockdown", "lock-modules", "hide-pids", "sysctl"}},
 		flagGroup{"Hosts", []string{"host-key-document", "cert", "crl", "offline", "root-ca", "no-verify"}},
 		flagGroup{"Outputs", []string{"output", "secrets", "bootable-disk", "update", "dry-run", "print-schema"}},
 	)
@@ -158,11 +159,15 @@ func planOf(cmd *cobra.Command, f *buildfile.File) (*owner.Plan, error) {
 	if err != nil {
 		return nil, usageError{fmt.Errorf("root: %w", err)}
 	}
+	hardening, err := hardeningOf(f.Hardening)
+	if err != nil {
+		return nil, err
+	}
 	plan := &owner.Plan{
 		Name: f.Name, Kernel: kernel.Source{Kernel: plainPaths(f.Kernel), Modules: plainPaths(f.Modules), Release: f.KernelRelease},
 		Strip: f.Signatures == "strip", Cmdline: f.Cmdline,
 		Root: root, SwapSize: int64(f.Swap.Size),
-		Init: f.Init, StopSignal: uint8(f.StopSignal), Ready: readyAt[f.Ready], MemoryMiB: f.MemoryMiB, AllowDump: f.EnableDump,
+		Init: f.Init, StopSignal: uint8(f.StopSignal), Ready: readyAt[f.Ready], MemoryMiB: f.MemoryMiB, AllowDump: f.EnableDump, Hardening: hardening,
 		Hosts: docs, GuestDir: guestDir, Bundle: string(f.Output), Secrets: string(f.Secrets), BootableDisk: string(f.BootableDisk),
 		Warn: func(text string) { fmt.Fprintln(cmd.ErrOrStderr(), "warning:", text) },
 	}

@@ -84,6 +84,7 @@ func (b *buildFlags) add(cmd *cobra.Command) {
 	b.field("memory", "memory_mib", func(f *buildfile.File) { f.MemoryMiB = g.MemoryMiB })
 	f.BoolVar(&g.EnableDump, "enable-dump", false, "let the provider make encrypted dumps of the guest, which only cck.key opens")
 	b.field("enable-dump", "enable_dump", func(f *buildfile.File) { f.EnableDump = g.EnableDump })
+	b.addHardening(f)
 	f.StringVar((*string)(&g.GuestDir), "guest-dir", "", "`DIR` with the s390x guestinit and guestagent (default: installed ones)")
 	b.field("guest-dir", "guest_dir", func(f *buildfile.File) { f.GuestDir = g.GuestDir })
 	f.StringVarP((*string)(&g.Output), "output", "o", "", "`DIR` to make for the bundle")

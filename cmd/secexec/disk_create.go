@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -33,14 +34,19 @@ SOURCE is one of
   oci-archive:FILE[:TAG]     one in a layout in a tar
   docker-archive:FILE[:NAME] one that docker save wrote
 
-Files become an ext4. Without root rights all in a folder belongs to root;
+Files become an ext4, or an erofs, which is read-only. Without root rights all in a folder belongs to root;
 archives and images keep their owners. All of the disk is written, unless
 --sparse leaves what the ext4 does not use as holes: the disk then takes less
 room, and shows everybody which of its blocks are in use.
 
 With --mode crypt-integrity each sector has a tag, as cryptsetup luksFormat
 --integrity hmac-sha256 gives it: a changed sector is an I/O error to who reads
-it. Who opens such a disk needs dm-integrity in the kernel.`,
+it. Who opens such a disk needs dm-integrity in the kernel.
+
+With --mode verity dm-verity's hash tree follows the file system. Its root hash is
+printed: who has it from elsewhere than the disk checks all of the open disk by
+
+  veritysetup verify /dev/mapper/NAME /dev/mapper/NAME ROOT-HASH --hash-offset=N`,
 		Example: `  secexec disk create --root docker://debian:12 --key-file disk.key -o root.img
   secexec disk create --empty 10G --label data --passphrase-file - -o data.img`,
 		Args: cobra.NoArgs,
@@ -60,8 +66,13 @@ it. Who opens such a disk needs dm-integrity in the kernel.`,
 			case "crypt":
 			case "crypt-integrity":
 				o.Integrity = true
+			case "verity":
+				o.Verity = true
+				if empty != 0 {
+					return usageError{errors.New("--mode verity would keep the volume empty")}
+				}
 			default:
-				return usageError{fmt.Errorf("--mode is crypt or crypt-integrity, not %q", mode)}
+				return usageError{fmt.Errorf("--mode is crypt, crypt-integrity or verity, not %q", mode)}
 			}
 			if uuid != "" {
 				var err error
@@ -118,6 +129,9 @@ it. Who opens such a disk needs dm-integrity in the kernel.`,
 				what = v.FSType
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s: %s, %s, UUID %s\n", output, mib(v.Offset+v.Size), what, luks2.FormatUUID(v.ID))
+			if h := v.HashTree; h != nil {
+				fmt.Fprintf(cmd.OutOrStdout(), "root hash %x, hash offset %d\n", h.RootHash, h.DataSize)
+			}
 			return describeImage(cmd, v)
 		},
 	}
@@ -131,7 +145,8 @@ it. Who opens such a disk needs dm-integrity in the kernel.`,
 	f.StringVar(&keyFile, "key-file", "", "key file for a LUKS2 key slot; made if it does not exist")
 	f.StringVar(&passphraseFile, "passphrase-file", "", "file with a pass phrase for a LUKS2 key slot, a line feed at its end left out; - reads or asks for it")
 	f.StringVar(&volumeKey, "volume-key-file", "", "file with the volume key, 64 bytes, 96 with integrity (default: random)")
-	f.StringVar(&mode, "mode", "crypt", "`crypt|crypt-integrity`: with integrity a changed sector is an I/O error")
+	f.StringVar(&mode, "mode", "crypt", "`crypt|crypt-integrity|verity`: with integrity or verity a changed sector is an I/O error; verity is read-only")
+	f.StringVar(&o.FSType, "file-system", "ext4", "`ext4|erofs` to make of files")
 	f.StringVar(&kdf.Type, "pbkdf", "argon2id", "key derivation of the key slots: argon2id or pbkdf2")
 	f.IntVar(&kdf.Memory, "pbkdf-memory", 0, fmt.Sprintf("memory of argon2id in KiB (default %d)", luks2.DefaultMemory))
 	f.IntVar(&kdf.CPUs, "pbkdf-parallel", 0, fmt.Sprintf("lanes of argon2id (default %d)", luks2.DefaultCPUs))

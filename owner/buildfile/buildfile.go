@@ -38,27 +38,28 @@ var ErrInvalid = errors.New("invalid build file")
 // lists the words that a text may be, and with `one` a list of one item may be
 // written without the list.
 type File struct {
-	Name          string   `yaml:"name,omitempty" doc:"The workload's name; default: the output folder's."`
-	Kernel        []Path   `yaml:"kernel,omitempty" one:"true" doc:"s390x Linux: a raw image, an installed system's folder, or Debian or RPM packages."`
-	Modules       []Path   `yaml:"modules,omitempty" one:"true" doc:"Folder with the kernel's lib/modules, or packages; default: what kernel brings."`
-	KernelRelease string   `yaml:"kernel_release,omitempty" doc:"Release, as uname -r prints it, of one of several kernels."`
-	Signatures    string   `yaml:"module_signatures,omitempty" enum:"keep strip" doc:"Whether kernel modules keep their signatures, which cost time at each start; default: keep."`
-	Cmdline       string   `yaml:"cmdline,omitempty" doc:"Kernel command line; default: what an SE guest needs."`
-	FromImage     Source   `yaml:"from_image,omitempty" doc:"Container image that is the root and whose program guestinit runs: a path, or with its transport."`
-	Root          Root     `yaml:"root,omitempty" doc:"The encrypted root file system."`
-	Volumes       []Volume `yaml:"volumes,omitempty" doc:"Encrypted data volumes, each with a key of its own."`
-	Swap          Swap     `yaml:"swap,omitempty" doc:"Encrypted swap space with a key made at each boot."`
-	Init          string   `yaml:"init,omitempty" doc:"Program in the root to hand over to; default: /sbin/init."`
-	StopSignal    int      `yaml:"stop_signal,omitempty" doc:"Signal that asks it to power off; default: 38, systemd's SIGRTMIN+4; of a workload: the image's, or 15." min:"1" max:"64"`
-	Workload      Workload `yaml:"workload,omitempty" doc:"The root's one program, which guestinit runs instead of handing over to an init."`
-	Ready         string   `yaml:"ready,omitempty" enum:"handover notify" doc:"When the guest counts as ready: as soon as its workload runs, or when that says READY=1 (sd_notify); default: handover."`
-	MemoryMiB     int      `yaml:"memory_mib,omitempty" doc:"Guest memory in MiB; default: 1024." min:"64" max:"4194304"`
-	EnableDump    bool     `yaml:"enable_dump,omitempty" doc:"Let the provider make dumps of the guest, encrypted so that only cck.key of the secrets opens them; default: false."`
-	Hosts         Hosts    `yaml:"hosts,omitempty" doc:"Hosts that may run the image."`
-	GuestDir      Path     `yaml:"guest_dir,omitempty" doc:"Folder with the s390x guestinit and guestagent; default: the installed ones."`
-	Output        Path     `yaml:"output,omitempty" doc:"Bundle folder to make, for the provider."`
-	Secrets       Path     `yaml:"secrets,omitempty" doc:"Folder to make for the owner's keys."`
-	BootableDisk  Path     `yaml:"bootable_disk,omitempty" doc:"Disk to make that boots by itself, in qcow2 where its name ends so."`
+	Name          string    `yaml:"name,omitempty" doc:"The workload's name; default: the output folder's."`
+	Kernel        []Path    `yaml:"kernel,omitempty" one:"true" doc:"s390x Linux: a raw image, an installed system's folder, or Debian or RPM packages."`
+	Modules       []Path    `yaml:"modules,omitempty" one:"true" doc:"Folder with the kernel's lib/modules, or packages; default: what kernel brings."`
+	KernelRelease string    `yaml:"kernel_release,omitempty" doc:"Release, as uname -r prints it, of one of several kernels."`
+	Signatures    string    `yaml:"module_signatures,omitempty" enum:"keep strip" doc:"Whether kernel modules keep their signatures, which cost time at each start; default: keep."`
+	Cmdline       string    `yaml:"cmdline,omitempty" doc:"Kernel command line; default: what an SE guest needs."`
+	FromImage     Source    `yaml:"from_image,omitempty" doc:"Container image that is the root and whose program guestinit runs: a path, or with its transport."`
+	Root          Root      `yaml:"root,omitempty" doc:"The encrypted root file system."`
+	Volumes       []Volume  `yaml:"volumes,omitempty" doc:"Encrypted data volumes, each with a key of its own."`
+	Swap          Swap      `yaml:"swap,omitempty" doc:"Encrypted swap space with a key made at each boot."`
+	Init          string    `yaml:"init,omitempty" doc:"Program in the root to hand over to; default: /sbin/init."`
+	StopSignal    int       `yaml:"stop_signal,omitempty" doc:"Signal that asks it to power off; default: 38, systemd's SIGRTMIN+4; of a workload: the image's, or 15." min:"1" max:"64"`
+	Workload      Workload  `yaml:"workload,omitempty" doc:"The root's one program, which guestinit runs instead of handing over to an init."`
+	Ready         string    `yaml:"ready,omitempty" enum:"handover notify" doc:"When the guest counts as ready: as soon as its workload runs, or when that says READY=1 (sd_notify); default: handover."`
+	MemoryMiB     int       `yaml:"memory_mib,omitempty" doc:"Guest memory in MiB; default: 1024." min:"64" max:"4194304"`
+	EnableDump    bool      `yaml:"enable_dump,omitempty" doc:"Let the provider make dumps of the guest, encrypted so that only cck.key of the secrets opens them; default: false."`
+	Hardening     Hardening `yaml:"hardening,omitempty" doc:"What the guest's kernel is closed to, beyond what it always is."`
+	Hosts         Hosts     `yaml:"hosts,omitempty" doc:"Hosts that may run the image."`
+	GuestDir      Path      `yaml:"guest_dir,omitempty" doc:"Folder with the s390x guestinit and guestagent; default: the installed ones."`
+	Output        Path      `yaml:"output,omitempty" doc:"Bundle folder to make, for the provider."`
+	Secrets       Path      `yaml:"secrets,omitempty" doc:"Folder to make for the owner's keys."`
+	BootableDisk  Path      `yaml:"bootable_disk,omitempty" doc:"Disk to make that boots by itself, in qcow2 where its name ends so."`
 }
 
 // Root is the root file system.
@@ -95,6 +96,14 @@ type Volume struct {
 // Swap is swap space.
 type Swap struct {
 	Size Size `yaml:"size,omitempty" doc:"Its size, such as 1G."`
+}
+
+// Hardening is what is closed in the guest beyond what guestinit always closes.
+type Hardening struct {
+	Lockdown    string   `yaml:"lockdown,omitempty" enum:"none integrity confidentiality" doc:"The kernel's lockdown mode from the hand-over on; default: none."`
+	LockModules bool     `yaml:"lock_modules,omitempty" doc:"Load no kernel module after the hand-over; default: false."`
+	HidePIDs    bool     `yaml:"hide_pids,omitempty" doc:"Show users only their own processes in /proc; default: false."`
+	Sysctls     []string `yaml:"sysctls,omitempty" doc:"Kernel parameters to set before the hand-over, each NAME=VALUE."`
 }
 
 // Hosts are the host key documents and what they are verified with.
@@ -178,6 +187,7 @@ func (f *File) Absolute() (*File, error) {
 	c := *f
 	c.Kernel, c.Modules = slices.Clone(f.Kernel), slices.Clone(f.Modules)
 	c.Volumes = slices.Clone(f.Volumes)
+	c.Hardening.Sysctls = slices.Clone(f.Hardening.Sysctls)
 	c.Hosts.Documents, c.Hosts.Certs, c.Hosts.CRLs = slices.Clone(f.Hosts.Documents), slices.Clone(f.Hosts.Certs), slices.Clone(f.Hosts.CRLs)
 	var err error
 	eachPath(reflect.ValueOf(&c).Elem(), func(p Path) Path {

@@ -42,4 +42,7 @@ var Failures = map[string]string{
 	"G154": "the root has no place for the network's files",
 
 	"G160": "the workload's notification socket can't be made",
+	"G135": "a kernel parameter can't be set",
+	"G136": "the kernel's random pool does not fill",
+	"G137": "the kernel can't be locked as sealed",
 }
