@@ -31,6 +31,12 @@ const (
 	failDataCrypt failure = "G117"
 	failData      failure = "G118"
 	failDataMount failure = "G119"
+
+	failNoNetwork    failure = "G150"
+	failTwoNetworks  failure = "G151"
+	failNetwork      failure = "G152"
+	failNoLease      failure = "G153"
+	failNetworkFiles failure = "G154"
 )
 
 // Error returns code and sentence: all that leaves the guest.
