@@ -1,10 +1,11 @@
 // Command guestagent is the process of guestinit's that stays in a sealed guest
 // beside the root's init. It answers challenges with signed readiness reports
 // and asks the root's init to power off when the host does. That is all that a
-// host may ask.
+// host may ask. Where the sealed plan has a channel, it serves the owner on it.
 //
-// It runs from the emptied initramfs: its / has nothing in it. It sleeps in
-// poll until the host writes, and holds no more than one line.
+// It runs from the emptied initramfs: its / has nothing in it, and its working
+// directory is /proc. It sleeps until the host writes, and holds no more than
+// one line.
 package main
 
 import (
@@ -52,14 +53,18 @@ func run() error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("forbid core dumps: %w", err)
 	}
-	_ = unix.Mlockall(unix.MCL_CURRENT) // a root without swap does not need it
+	// A root without swap does not need it. What was never touched is not made
+	// resident: the runtime's arena alone would be 64 MiB.
+	_ = unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT)
 
+	// Before anything else takes the number of one that is not there.
+	hasPort, hasChannel := isOpen(portFD), isOpen(channelFD)
 	h, err := readHandoff()
 	if err != nil {
 		return err
 	}
 	defer h.Wipe()
-	bootKey, _, err := ed25519.GenerateKey(rand.Reader)
+	bootKey, bootPrivate, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return fmt.Errorf("make boot key: %w", err)
 	}
@@ -67,6 +72,19 @@ func run() error {
 		_ = unix.Kill(1, unix.Signal(h.StopSignal))
 	})
 	h.IdentitySeed.Wipe()
+	owner := new(ownersChannel)
+	if h.Channel != nil {
+		if owner, err = newChannel(h, bootPrivate, nil); err != nil {
+			return err
+		}
+		if hasChannel {
+			p, err := newPort(channelFD)
+			if err != nil {
+				return err
+			}
+			go func() { _ = owner.serve(p) }()
+		}
+	}
 
 	// End of file: PID 1 has become the root's init.
 	var end [1]byte
@@ -74,8 +92,21 @@ func run() error {
 		return fmt.Errorf("wait for the hand-over: %d bytes, %w", n, err)
 	}
 	unix.Close(initFD)
-	send(a.pass(readiness.StageReady, millis()))
+	at := millis()
+	if h.Channel != nil {
+		owner.memory.pass(readiness.StageReady, at, true)
+		owner.memory.handedOver()
+	}
+	if !hasPort {
+		return errors.New("no readiness port")
+	}
+	send(a.pass(readiness.StageReady, at))
 	return serve(a)
+}
+
+func isOpen(fd int) bool {
+	_, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+	return err == nil
 }
 
 // readHandoff reads one handoff, a packet.
@@ -100,10 +131,7 @@ func serve(a *agent) error {
 		if _, err := unix.Poll(events, -1); err != nil && !errors.Is(err, unix.EINTR) {
 			return fmt.Errorf("wait for readiness port: %w", err)
 		}
-		switch e := events[0].Revents; {
-		case e&unix.POLLNVAL != 0:
-			return errors.New("no readiness port") // a guest without one
-		case e&unix.POLLIN == 0 && e&(unix.POLLHUP|unix.POLLERR) != 0:
+		if e := events[0].Revents; e&unix.POLLIN == 0 && e&(unix.POLLHUP|unix.POLLERR) != 0 {
 			lines.Reset()
 			time.Sleep(hangUpPause)
 			continue

@@ -18,7 +18,7 @@ const agentCgroup = "/sys/fs/cgroup/secexec"
 // over a socket pair of packets, whose other end it returns:
 //
 //	guestinit                         guestagent
-//	    │ fork, exec "@guestagent" ───▶ │ fd 3: socket, fd 4: readiness port
+//	    │ fork, exec "@guestagent" ───▶ │ fd 3: socket, 4: readiness port, 5 and 6: the owner's channel
 //	    │ handoff (package sealed) ───▶ │ reads it, prepares its keys
 //	    │ exec of the root's init       │
 //	    └ closes the socket's end ────▶ │ end of file: the hand-over is done
@@ -41,12 +41,25 @@ func startAgent(b *boot, record *sealed.Record) (int, error) {
 }
 
 func launchAgent(b *boot, record *sealed.Record, pair [2]int) error {
-	files := []uintptr{0, 1, 2, uintptr(pair[1])}
+	const closed = ^uintptr(0)
+	files := []uintptr{0, 1, 2, uintptr(pair[1]), closed}
 	if b.port != nil {
-		files = append(files, uintptr(b.port.FD))
+		files[4] = uintptr(b.port.FD)
+	}
+	if record.Channel != nil {
+		port, secrets, err := openChannel()
+		if err != nil {
+			return err
+		}
+		defer unix.Close(secrets)
+		files = append(files, closed, uintptr(secrets))
+		if port >= 0 {
+			defer unix.Close(port)
+			files[5] = uintptr(port)
+		}
 	}
 	pid, err := syscall.ForkExec(agentPath, []string{"@guestagent"}, &syscall.ProcAttr{
-		Dir: "/", Env: []string{}, Files: files, Sys: &syscall.SysProcAttr{Setsid: true},
+		Dir: "/proc", Env: []string{}, Files: files, Sys: &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {
 		return fmt.Errorf("start guestagent: %w", err)

@@ -31,6 +31,8 @@ const (
 	failDataCrypt failure = "G117"
 	failData      failure = "G118"
 	failDataMount failure = "G119"
+
+	failSecrets failure = "G155"
 )
 
 // Error returns code and sentence: all that leaves the guest.

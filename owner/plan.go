@@ -27,6 +27,7 @@ type Plan struct {
 	Cmdline    string // kernel command line, "" for DefaultCmdline
 	Init       string
 	StopSignal uint8
+	Channel    Channel
 	MemoryMiB  int
 	AllowDump  bool                // the provider may make dumps, which only CommKeyFile opens
 	Hosts      []*hostkey.Document // verified by the caller, a key slot for each
@@ -122,6 +123,9 @@ func (p *Plan) open(ctx context.Context) (_ *prepared, err error) {
 		return nil, err
 	}
 	if err := p.checkVolumes(); err != nil {
+		return nil, err
+	}
+	if err := p.Channel.check(); err != nil {
 		return nil, err
 	}
 	found := &prepared{cmdline: p.Cmdline}

@@ -61,6 +61,7 @@ func (b *buildFlags) add(cmd *cobra.Command) {
 	b.field("init", "init", func(f *buildfile.File) { f.Init = g.Init })
 	f.IntVar(&g.StopSignal, "stop-signal", 38, "signal `N` asks it to power off (systemd: SIGRTMIN+4)")
 	b.field("stop-signal", "stop_signal", func(f *buildfile.File) { f.StopSignal = g.StopSignal })
+	b.addChannel(cmd)
 	f.IntVar(&g.MemoryMiB, "memory", 1024, "guest memory, `MIB`")
 	b.field("memory", "memory_mib", func(f *buildfile.File) { f.MemoryMiB = g.MemoryMiB })
 	f.BoolVar(&g.EnableDump, "enable-dump", false, "let the provider make encrypted dumps of the guest, which only cck.key opens")

@@ -22,4 +22,6 @@ var Failures = map[string]string{
 	"G117": "a data volume can't be mapped",
 	"G118": "a data volume does not hold what was sealed",
 	"G119": "a data volume's mount point is no folder of the root",
+
+	"G155": "the folder for delivered secrets can't be mounted",
 }
