@@ -36,9 +36,14 @@ type ownersChannel struct {
 	server *ttrpc.Server
 }
 
-// newChannel prepares the channel with this boot's key. tell is nil where
-// guestinit becomes the root's init.
-func newChannel(h *sealed.Handoff, key ed25519.PrivateKey, tell func(workload.Message) error) (*ownersChannel, error) {
+// ownersService is the service of a guest. tell is nil where guestinit becomes the
+// root's init.
+func ownersService(plan *sealed.Channel, tell func(workload.Message) error) *service {
+	return &service{plan: plan, uptime: millis, write: secretsDir(secretsFD).write, tell: tell, spawn: new(spawner).spawn}
+}
+
+// newChannel prepares the channel with this boot's key.
+func newChannel(h *sealed.Handoff, key ed25519.PrivateKey, s *service) (*ownersChannel, error) {
 	config, err := channel.ServerTLS(key, h.Channel.Clients)
 	if err != nil {
 		return nil, err
@@ -48,11 +53,9 @@ func newChannel(h *sealed.Handoff, key ed25519.PrivateKey, tell func(workload.Me
 		return nil, fmt.Errorf("serve channel: %w", err)
 	}
 	log.L.Logger.SetOutput(io.Discard) // ttrpc's: the console is the host's to read
-	c := &ownersChannel{memory: newMemory(h), tls: config, server: server}
-	guestagentv1.RegisterGuestagentService(server, &service{
-		plan: h.Channel, memory: c.memory, uptime: millis, write: secretsDir(secretsFD).write, tell: tell, spawn: new(spawner).spawn,
-	})
-	return c, nil
+	s.memory = newMemory(h)
+	guestagentv1.RegisterGuestagentService(server, s)
+	return &ownersChannel{memory: s.memory, tls: config, server: server}, nil
 }
 
 // serve serves a port until it is unplugged.

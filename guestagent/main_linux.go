@@ -74,7 +74,7 @@ func run() error {
 	h.IdentitySeed.Wipe()
 	owner := new(ownersChannel)
 	if h.Channel != nil {
-		if owner, err = newChannel(h, bootPrivate, nil); err != nil {
+		if owner, err = newChannel(h, bootPrivate, ownersService(h.Channel, nil)); err != nil {
 			return err
 		}
 		if hasChannel {

@@ -4,7 +4,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
+	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -46,11 +49,42 @@ func tool(args []string) int {
 			return 1
 		}
 		fmt.Printf("%d rows, %d columns\n", size.Row, size.Col)
-	case "ps": // processes, with memory and how often they woke up
-		processes()
-		for _, name := range args[1:] {
-			dump(name)
+	case "programs": // that were run beside the init, this one too
+		groups, _ := filepath.Glob("/sys/fs/cgroup/secexec/exec-*")
+		fmt.Println(len(groups))
+	case "agent": // guestagent's memory, and how often it runs while nobody wants anything
+		status, before := agent()
+		for line := range strings.Lines(status) {
+			if strings.HasPrefix(line, "Vm") || strings.HasPrefix(line, "Threads") {
+				fmt.Print(line)
+			}
 		}
+		time.Sleep(4 * time.Second)
+		_, after := agent()
+		fmt.Printf("switches: %d\n", after-before)
 	}
 	return 0
+}
+
+// agent reads guestagent's status and counts the context switches of its threads.
+func agent() (status string, switches int) {
+	tasks, _ := filepath.Glob("/proc/[0-9]*/task/*/status")
+	for _, path := range tasks {
+		pid, _, _ := strings.Cut(path[len("/proc/"):], "/")
+		cmdline, _ := os.ReadFile("/proc/" + pid + "/cmdline")
+		if !strings.HasPrefix(string(cmdline), "@guestagent") {
+			continue
+		}
+		text, _ := os.ReadFile(path)
+		for line := range strings.Lines(string(text)) {
+			if name, value, _ := strings.Cut(line, ":"); strings.HasSuffix(name, "ctxt_switches") {
+				n, _ := strconv.Atoi(strings.TrimSpace(value))
+				switches += n
+			}
+		}
+		if strings.HasSuffix(path, "/task/"+pid+"/status") {
+			status = string(text)
+		}
+	}
+	return status, switches
 }
