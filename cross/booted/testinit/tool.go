@@ -53,14 +53,15 @@ func tool(args []string) int {
 		groups, _ := filepath.Glob("/sys/fs/cgroup/secexec/exec-*")
 		fmt.Println(len(groups))
 	case "agent": // guestagent's memory, and how often it runs while nobody wants anything
+		time.Sleep(3 * time.Second) // it has just started this
 		status, before := agent()
+		time.Sleep(4 * time.Second)
+		_, after := agent()
 		for line := range strings.Lines(status) {
 			if strings.HasPrefix(line, "Vm") || strings.HasPrefix(line, "Threads") {
 				fmt.Print(line)
 			}
 		}
-		time.Sleep(4 * time.Second)
-		_, after := agent()
 		fmt.Printf("switches: %d\n", after-before)
 	}
 	return 0
