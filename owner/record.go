@@ -23,6 +23,7 @@ func (p *Plan) record(keys *secrets, disks []*disk, w *sealed.Workload) *sealed.
 	if w == nil {
 		r.Exec = &sealed.Exec{Init: p.Init, StopSignal: p.StopSignal}
 	}
+	r.Channel = p.Channel.seal(keys.channelPublic())
 	for _, d := range disks[1:] {
 		r.Data = append(r.Data, sealed.DataVolume{Volume: d.volume(), Mount: d.mount})
 	}

@@ -84,6 +84,7 @@ keys in the folder previous.`,
 		flagGroup{"What to build", []string{"file", "name", "from-image", "root", "partition", "root-size", "read-only", "volume", "kernel", "modules", "kernel-release", "module-signatures", "guest-dir", "tls-verify"}},
 		flagGroup{"How the guest runs", []string{"memory", "cmdline", "parmfile", "init", "stop-signal", "ready", "enable-dump"}},
 		flagGroup{"The program of a root without an init", []string{"entrypoint", "command", "env", "user", "workdir", "cap-add", "cap-drop", "no-new-privileges", "stop-timeout", "restart", "max-restarts", "restart-window", "hostname", "network", "address", "gateway", "dns", "dns-search", "mtu"}},
+		flagGroup{"The owner's channel", []string{"secret", "channel-exec", "channel-client", "no-channel"}},
 		flagGroup{"Hosts", []string{"host-key-document", "cert", "crl", "offline", "root-ca", "no-verify"}},
 		flagGroup{"Outputs", []string{"output", "secrets", "bootable-disk", "update", "dry-run", "print-schema"}},
 	)
@@ -151,6 +152,9 @@ func planOf(cmd *cobra.Command, f *buildfile.File) (*owner.Plan, error) {
 		Init: f.Init, StopSignal: uint8(f.StopSignal), Ready: readyAt[f.Ready], MemoryMiB: f.MemoryMiB, AllowDump: f.EnableDump,
 		Hosts: docs, GuestDir: guestDir, Bundle: string(f.Output), Secrets: string(f.Secrets), BootableDisk: string(f.BootableDisk),
 		Warn: func(text string) { fmt.Fprintln(cmd.ErrOrStderr(), "warning:", text) },
+	}
+	if plan.Channel, err = channelOf(&f.Channel); err != nil {
+		return nil, err
 	}
 	for _, v := range f.Volumes {
 		plan.Volumes = append(plan.Volumes, owner.Volume{

@@ -23,6 +23,9 @@ const (
 )
 
 func main() {
+	if os.Getpid() != 1 {
+		os.Exit(tool(os.Args[1:]))
+	}
 	say("pid %d argv %q", os.Getpid(), os.Args)
 	say("env %q", os.Environ())
 	for _, file := range []string{"/proc/cmdline", "/proc/mounts", "/srv/content", "/proc/keys", "/proc/sys/kernel/core_pattern"} {
