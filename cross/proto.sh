@@ -1,7 +1,7 @@
 #!/bin/bash
-# proto.sh [--check]: generates the Go code of proto/hostagent/v1, or checks that
-# the committed code is what the .proto gives. Wants Debian's protobuf-compiler;
-# the plugins' versions are go.mod's.
+# proto.sh [--check]: generates the Go code of proto/*/v1, or checks that the
+# committed code is what the .proto gives. Wants Debian's protobuf-compiler; the
+# plugins' versions are go.mod's.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 command -v protoc >/dev/null || { echo "proto.sh: no protoc: apt-get install protobuf-compiler" >&2; exit 1; }
@@ -9,13 +9,14 @@ out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 go build -o "$out/" google.golang.org/protobuf/cmd/protoc-gen-go github.com/containerd/ttrpc/cmd/protoc-gen-go-ttrpc
 PATH=$out:$PATH protoc --go_out="$out" --go_opt=paths=source_relative --go-ttrpc_out="$out" --go-ttrpc_opt=paths=source_relative \
-	proto/hostagent/v1/*.proto
-for file in "$out"/proto/hostagent/v1/*.go; do
+	proto/*/v1/*.proto
+for file in "$out"/proto/*/v1/*.go; do
 	# Which protoc ran does not matter.
 	sed -i '/^\/\/ \tprotoc  *v/d' "$file"
+	ours=${file#"$out/"}
 	if [[ ${1:-} == --check ]]; then
-		cmp "$file" "proto/hostagent/v1/${file##*/}" || { echo "proto.sh: ${file##*/} is stale: run make proto" >&2; exit 1; }
+		cmp "$file" "$ours" || { echo "proto.sh: $ours is stale: run make proto" >&2; exit 1; }
 	else
-		cp "$file" proto/hostagent/v1/
+		cp "$file" "$ours"
 	fi
 done

@@ -21,6 +21,9 @@ type agent struct {
 	stop    func() // asks the workload to end and the guest to power off
 	restart func() // asks guestinit to run the workload again
 
+	owner *memory // what the owner may ask about; nil: there is no channel
+	told  int     // stages that it knows
+
 	mu     sync.Mutex
 	status Status
 }
@@ -74,6 +77,12 @@ func (a *agent) do(effects []readiness.Effect) {
 			a.out.Put(e)
 		}
 	}
+	if a.owner != nil {
+		for _, s := range a.guest.Stages()[a.told:] {
+			a.owner.pass(s.Name, s.Millis, s.Name == readiness.StageReady)
+		}
+	}
+	a.told = len(a.guest.Stages())
 	text, healthy := a.guest.Health()
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -95,6 +104,9 @@ func (a *agent) heard(b []byte, now uint64) {
 	m, err := workload.ParseInit(b)
 	if err != nil {
 		return
+	}
+	if a.owner != nil {
+		a.owner.hear(m, now)
 	}
 	switch m := m.(type) {
 	case workload.Running:

@@ -18,8 +18,8 @@ const agentCgroup = "/sys/fs/cgroup/secexec"
 // over a socket pair of packets, whose other end it returns:
 //
 //	guestinit                         guestagent
-//	    │ fork, exec "@guestagent" ───▶ │ fd 3: socket, fd 4: readiness port,
-//	    │                               │ fd 5: notification socket
+//	    │ fork, exec "@guestagent" ───▶ │ fd 3: socket, 4: readiness port, 5: notification
+//	    │                               │ socket, 6 and 7: the owner's channel
 //	    │ handoff (package sealed) ───▶ │ reads and wipes it, prepares its keys
 //	    │ exec of the root's init       │
 //	    └ closes the socket's end ────▶ │ end of file: the hand-over is done
@@ -56,8 +56,20 @@ func launchAgent(b *boot, record *sealed.Record, pair [2]int, notify int) error 
 	if notify >= 0 {
 		files[5] = uintptr(notify)
 	}
+	if record.Channel != nil {
+		port, secrets, err := openChannel()
+		if err != nil {
+			return err
+		}
+		defer unix.Close(secrets)
+		files = append(files, uintptr(null), uintptr(secrets))
+		if port >= 0 {
+			defer unix.Close(port)
+			files[6] = uintptr(port)
+		}
+	}
 	pid, err := syscall.ForkExec(agentPath, []string{"@guestagent"}, &syscall.ProcAttr{
-		Dir: "/", Env: []string{}, Files: files, Sys: &syscall.SysProcAttr{Setsid: true},
+		Dir: "/proc", Env: []string{}, Files: files, Sys: &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {
 		return fmt.Errorf("start guestagent: %w", err)

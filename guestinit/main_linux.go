@@ -111,6 +111,11 @@ func (b *boot) run() error {
 	if err != nil {
 		return err
 	}
+	if record.Channel != nil {
+		if err := mounts.Secrets(); err != nil {
+			return failSecrets.because(err)
+		}
+	}
 	if err := handover.MaskAutoMounts("/"); err != nil {
 		return failHandover.because(err)
 	}

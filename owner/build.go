@@ -102,7 +102,7 @@ func Build(ctx context.Context, p Plan) (*Result, error) {
 	if err := writeManifest(ctx, &p, record, disks, out.bundle, &res.Manifest); err != nil {
 		return nil, err
 	}
-	if err := keys.write(out.secrets, disks, about(&p, record, disks, &res.Manifest)); err != nil {
+	if err := keys.write(out.secrets, disks, record.Channel != nil, about(&p, record, disks, &res.Manifest)); err != nil {
 		return nil, err
 	}
 	if out.prev != nil {

@@ -31,6 +31,7 @@ type Plan struct {
 	StopSignal uint8        // asks it to power off
 	Workload   *Workload    // to run instead of an init, nil: none
 	Ready      sealed.Ready // when the guest counts as ready
+	Channel    Channel
 	MemoryMiB  int
 	AllowDump  bool                // the provider may make dumps, which only CommKeyFile opens
 	Hardening  sealed.Hardening    // sysctls in any order
@@ -156,6 +157,9 @@ func (p *Plan) open(ctx context.Context) (_ *prepared, err error) {
 		}
 	}
 	if err := p.checkVolumes(); err != nil {
+		return nil, err
+	}
+	if err := p.Channel.check(); err != nil {
 		return nil, err
 	}
 	found := &prepared{cmdline: p.Cmdline, workload: work}

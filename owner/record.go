@@ -25,6 +25,7 @@ func (p *Plan) record(keys *secrets, disks []*disk, w *sealed.Workload) *sealed.
 	if w == nil {
 		r.Exec = &sealed.Exec{Init: p.Init, StopSignal: p.StopSignal}
 	}
+	r.Channel = p.Channel.seal(keys.channelPublic())
 	for _, d := range disks[1:] {
 		if d.swap {
 			swap := d.volume()

@@ -30,6 +30,7 @@ const (
 // wipes them.
 type secrets struct {
 	Header, Image, Comm, Identity secret.Bytes
+	Channel                       secret.Bytes // of the plan's channel
 }
 
 func newSecrets() *secrets {
@@ -38,13 +39,18 @@ func newSecrets() *secrets {
 		Image:    secret.Random(64),
 		Comm:     secret.Random(32),
 		Identity: secret.Random(ed25519.SeedSize),
+		Channel:  secret.Random(ed25519.SeedSize),
 	}
 }
 
 func (s *secrets) wipe() {
-	for _, key := range []secret.Bytes{s.Header, s.Image, s.Comm, s.Identity} {
+	for _, key := range []secret.Bytes{s.Header, s.Image, s.Comm, s.Identity, s.Channel} {
 		key.Wipe()
 	}
+}
+
+func (s *secrets) channelPublic() ed25519.PublicKey {
+	return ed25519.NewKeyFromSeed(s.Channel).Public().(ed25519.PublicKey)
 }
 
 // About is about.json in the secrets folder: which build the keys belong to,
@@ -70,8 +76,12 @@ func about(p *Plan, r *sealed.Record, disks []*disk, m *bundle.Manifest) *About 
 }
 
 // write puts the keys into the secrets folder.
-func (s *secrets) write(dir *outfile.Dir, disks []*disk, a *About) error {
+func (s *secrets) write(dir *outfile.Dir, disks []*disk, channel bool, a *About) error {
 	files := map[string]secret.Bytes{HeaderKeyFile: s.Header, ImageKeyFile: s.Image, CommKeyFile: s.Comm, IdentityFile: s.Identity}
+	public := map[string]ed25519.PublicKey{IdentityPublic: ed25519.NewKeyFromSeed(s.Identity).Public().(ed25519.PublicKey)}
+	if channel {
+		files[ChannelKeyFile], public[ChannelPublic] = s.Channel, s.channelPublic()
+	}
 	for _, d := range disks {
 		if d.fresh {
 			continue
@@ -83,9 +93,10 @@ func (s *secrets) write(dir *outfile.Dir, disks []*disk, a *About) error {
 			return err
 		}
 	}
-	public := ed25519.NewKeyFromSeed(s.Identity).Public().(ed25519.PublicKey)
-	if err := dir.WriteFile(IdentityPublic, []byte(hex.EncodeToString(public)+"\n"), 0o600); err != nil {
-		return err
+	for file, key := range public {
+		if err := dir.WriteFile(file, []byte(hex.EncodeToString(key)+"\n"), 0o600); err != nil {
+			return err
+		}
 	}
 	text, err := json.MarshalIndent(a, "", "  ")
 	if err != nil {

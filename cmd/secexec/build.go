@@ -84,6 +84,7 @@ keys in the folder previous.`,
 		flagGroup{"What to build", []string{"file", "name", "from-image", "root", "partition", "root-size", "read-only", "grow", "root-mode", "root-file-system", "overlay", "overlay-size", "overlay-mode", "overlay-key", "volume", "swap-size", "kernel", "modules", "kernel-release", "module-signatures", "guest-dir", "tls-verify"}},
 		flagGroup{"How the guest runs", []string{"memory", "cmdline", "parmfile", "init", "stop-signal", "ready", "enable-dump"}},
 		flagGroup{"The program of a root without an init", []string{"entrypoint", "command", "env", "user", "workdir", "cap-add", "cap-drop", "no-new-privileges", "stop-timeout", "restart", "max-restarts", "restart-window", "hostname", "network", "address", "gateway", "dns", "dns-search", "mtu"}},
+		flagGroup{"The owner's channel", []string{"secret", "channel-exec", "channel-client", "no-channel"}},
 		flagGroup{"Hardening", []string{"lockdown", "lock-modules", "hide-pids", "sysctl"}},
 		flagGroup{"Hosts", []string{"host-key-document", "cert", "crl", "offline", "root-ca", "no-verify"}},
 		flagGroup{"Outputs", []string{"output", "secrets", "bootable-disk", "update", "dry-run", "print-schema"}},
@@ -173,6 +174,9 @@ func planOf(cmd *cobra.Command, f *buildfile.File) (*owner.Plan, error) {
 	}
 	if plan.Overlay, err = owner.ParseOverlay(f.Root.Overlay, int64(f.Root.OverlaySize), f.Root.OverlayMode, f.Root.OverlayKey, root.Mode); err != nil {
 		return nil, usageError{err}
+	}
+	if plan.Channel, err = channelOf(&f.Channel); err != nil {
+		return nil, err
 	}
 	for _, v := range f.Volumes {
 		fs, err := fileSystem(v)

@@ -80,6 +80,7 @@ func (b *buildFlags) add(cmd *cobra.Command) {
 	b.field("stop-signal", "stop_signal", func(f *buildfile.File) { f.StopSignal = g.StopSignal })
 	f.StringVar(&g.Ready, "ready", "handover", "`handover|notify`: ready when the workload runs, or when it says READY=1 (sd_notify)")
 	b.field("ready", "ready", func(f *buildfile.File) { f.Ready = g.Ready })
+	b.addChannel(cmd)
 	f.IntVar(&g.MemoryMiB, "memory", 1024, "guest memory, `MIB`")
 	b.field("memory", "memory_mib", func(f *buildfile.File) { f.MemoryMiB = g.MemoryMiB })
 	f.BoolVar(&g.EnableDump, "enable-dump", false, "let the provider make encrypted dumps of the guest, which only cck.key opens")

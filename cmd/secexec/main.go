@@ -2,7 +2,7 @@
 //
 // The owner's commands (hostkey, image, disk, kernel, build, emulate) need no root
 // rights and no hostagent; the operator's (create, run, ps, inspect, logs, events,
-// stats, top, stop, kill, rm, move, verify, dump, node) talk to hostagent over its socket.
+// stats, top, stop, kill, rm, move, verify, dump, node) and the owner's connect talk to hostagent over its socket.
 package main
 
 import (
@@ -103,7 +103,7 @@ func newRoot() *cobra.Command {
 		&cobra.Group{ID: "owner", Title: "Workload owner:"},
 		&cobra.Group{ID: "operator", Title: "Provider operator:"},
 	)
-	for _, cmd := range []*cobra.Command{newHostkey(), newImage(), newDisk(), newBootdisk(), newKernel(), newBuild(), newBundle(), newEmulate()} {
+	for _, cmd := range []*cobra.Command{newHostkey(), newImage(), newDisk(), newBootdisk(), newKernel(), newBuild(), newBundle(), newConnect(), newEmulate()} {
 		cmd.GroupID = "owner"
 		root.AddCommand(cmd)
 	}

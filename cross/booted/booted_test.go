@@ -376,10 +376,15 @@ func (n *node) says(name, text string) string {
 
 // secexec runs the command line against the node.
 func (n *node) secexec(args ...string) (string, error) {
+	out, err := n.command(args...).CombinedOutput()
+	return string(out), err
+}
+
+// command is the command line against the node.
+func (n *node) command(args ...string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(lab.dir, "secexec"), args...)
 	cmd.Env = append(os.Environ(), "SECEXEC_SOCKET="+n.path("sock"))
-	out, err := cmd.CombinedOutput()
-	return string(out), err
+	return cmd
 }
 
 // code is an error's stable code.

@@ -40,6 +40,28 @@ func Kernel() error {
 	return nil
 }
 
+// SecretsPath is the folder of secrets that the owner delivers, and secretsSize
+// its room: the plan's most files of the largest size, twice.
+const (
+	SecretsPath = "/run/secexec/secrets"
+	secretsSize = "size=4m,nr_inodes=128,mode=0755"
+)
+
+// Secrets mounts the file system in memory that secrets are delivered to. It is
+// never swapped where the kernel can promise that (noswap, Linux 6.4).
+func Secrets() error {
+	if err := os.MkdirAll(SecretsPath, 0o755); err != nil {
+		return fmt.Errorf("make mount point: %w", err)
+	}
+	var err error
+	for _, data := range []string{secretsSize + ",noswap", secretsSize} {
+		if err = unix.Mount("tmpfs", SecretsPath, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, data); err == nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("mount tmpfs on %s: %w", SecretsPath, err)
+}
+
 // ErrMountPoint says that nothing can be mounted where it should.
 var ErrMountPoint = errors.New("no folder to mount on")
 

@@ -24,6 +24,7 @@ var forTenants = map[protoreflect.FullName]bool{
 	"secexec.hostagent.v1.Hostagent.NodeInfo":  true,
 	"secexec.hostagent.v1.Stats.Usage":         true,
 	"secexec.hostagent.v1.Dump.Dump":           true,
+	"secexec.hostagent.v1.Channel.Connect":     true,
 }
 
 // lookUp finds a call and refuses one that the caller may not make.

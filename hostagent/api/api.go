@@ -230,6 +230,7 @@ func NewServer(s *Service) (*ttrpc.Server, error) {
 	hostagentv1.RegisterStatsService(server, stats{s})
 	hostagentv1.RegisterNodeService(server, nodeService{s.Examine})
 	hostagentv1.RegisterDumpService(server, dumpService{s})
+	hostagentv1.RegisterChannelService(server, channelService{s})
 	hostagentv1.RegisterMoverService(server, NewMover(s))
 	return server, nil
 }

@@ -25,7 +25,8 @@ func (l *life) config(rec *store.Guest, sandbox bool) (*qemu.Config, error) {
 		Name: rec.Name, UUID: rec.UUID, Binary: f.QEMU, MemoryMiB: rec.MemoryMiB, CPUs: rec.CPUs,
 		Kernel: filepath.Join(dir, rec.Image), ConsolePath: filepath.Join(dir, consoleFile),
 		ReadinessSocket: filepath.Join(run, readinessSocket), QMPSocket: filepath.Join(run, qmpSocket),
-		RuntimeDir: run, Sandbox: sandbox,
+		ChannelSocket: filepath.Join(run, channelSocket),
+		RuntimeDir:    run, Sandbox: sandbox,
 	}
 	if rec.Boot == bundle.BootDisk {
 		cfg.Kernel, cfg.BootDisk, cfg.Loadparm = "", true, rec.Loadparm

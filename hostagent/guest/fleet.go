@@ -27,6 +27,7 @@ const (
 	qemuLog         = "qemu.log"
 	qmpSocket       = "qmp.sock"
 	readinessSocket = "readiness.sock"
+	channelSocket   = "channel.sock"
 )
 
 // DefaultStop is how long a guest may take to power off.

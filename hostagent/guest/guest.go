@@ -25,6 +25,7 @@ type Guest struct {
 	turn  chan struct{} // held (sent) while a change is decided and stored
 
 	dumping atomic.Bool // one dump is under way at a time
+	channel atomic.Bool // a client is connected to the owner's channel
 
 	mu      sync.Mutex
 	rec     *store.Guest // never changed, only replaced

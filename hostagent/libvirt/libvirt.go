@@ -50,7 +50,10 @@ func Domain(g *Guest) ([]byte, error) {
 		PowerOff: "destroy", Reboot: "restart", Crash: "destroy",
 		Devices: devices{
 			Disks: disks(g), Controllers: controllers(g), Interfaces: interfaces(g),
-			Channel: channel{Type: "unix", Target: channelTarget{Type: "virtio", Name: qemu.ReadinessPort}},
+			Channels: []channel{
+				{Type: "unix", Target: channelTarget{Type: "virtio", Name: qemu.ReadinessPort}},
+				{Type: "unix", Target: channelTarget{Type: "virtio", Name: qemu.ChannelPort}},
+			},
 			Console: console{Type: "pty", Target: consoleTarget{Type: "sclp", Port: "0"}},
 			Balloon: model{Model: "none"},
 		},

@@ -256,7 +256,7 @@ func TestPremiseLibvirtMakesTheSameMachine(t *testing.T) {
 			c := &qemu.Config{
 				Name: g.Name, UUID: g.UUID, Binary: "qemu-system-s390x", MemoryMiB: g.MemoryMiB, CPUs: g.CPUs,
 				Kernel: g.Kernel, BootDisk: g.Kernel == "", Loadparm: g.Loadparm, Disks: g.Disks, Nets: g.Nets,
-				ConsolePath: "/console", ReadinessSocket: "/readiness", QMPSocket: "/qmp", Sandbox: true, Accel: "kvm", CPU: "host", Confidential: true,
+				ConsolePath: "/console", ReadinessSocket: "/readiness", ChannelSocket: "/channel", QMPSocket: "/qmp", Sandbox: true, Accel: "kvm", CPU: "host", Confidential: true,
 			}
 			if c.UUID == "" {
 				c.UUID = theirs.plain["-uuid"] // libvirt made one

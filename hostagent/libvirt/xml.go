@@ -58,7 +58,7 @@ type devices struct {
 	Disks       []disk         `xml:"disk"`
 	Controllers []controller   `xml:"controller"`
 	Interfaces  []netInterface `xml:"interface"`
-	Channel     channel        `xml:"channel"`
+	Channels    []channel      `xml:"channel"`
 	Console     console        `xml:"console"`
 	Balloon     model          `xml:"memballoon"`
 }

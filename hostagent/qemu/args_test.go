@@ -24,7 +24,8 @@ func full() *Config {
 		},
 		Nets:        []Net{{MAC: "52:54:00:12:34:56", User: true}},
 		ConsolePath: "/state/guests/web-1/console.log", ReadinessSocket: "/run/guests/web-1/readiness.sock",
-		QMPSocket: "/run/guests/web-1/qmp.sock", RuntimeDir: "/run/guests/web-1",
+		ChannelSocket: "/run/guests/web-1/channel.sock",
+		QMPSocket:     "/run/guests/web-1/qmp.sock", RuntimeDir: "/run/guests/web-1",
 		Sandbox: true, Accel: "kvm", CPU: "host", Confidential: true, Stopped: true,
 	}
 }

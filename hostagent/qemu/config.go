@@ -45,6 +45,7 @@ type Config struct {
 
 	ConsolePath     string // file that the console's output is appended to
 	ReadinessSocket string // unix socket that QEMU serves the readiness port on
+	ChannelSocket   string // unix socket that QEMU serves the owner's channel on; "": no port for it
 	QMPSocket       string // unix socket that QEMU serves QMP on
 
 	// RuntimeDir is the folder of files that live as long as the process; a
@@ -107,6 +108,8 @@ func (c *Config) Check() error {
 		return invalid("CPU model %q", c.CPU)
 	case c.QMPSocket == "":
 		return invalid("no QMP socket: nothing could start or stop the guest")
+	case c.ChannelSocket != "" && c.ReadinessSocket == "":
+		return invalid("a channel's port without the readiness port: an owner could not verify the guest")
 	case c.BootDisk && (c.Kernel != "" || len(c.Disks) == 0):
 		return invalid("boot from disk with kernel %q and %d disks", c.Kernel, len(c.Disks))
 	case c.Loadparm != "" && !c.BootDisk:
@@ -116,7 +119,7 @@ func (c *Config) Check() error {
 	}
 	paths := map[string]string{
 		"kernel": c.Kernel, "console": c.ConsolePath, "memory file": c.MemoryFile,
-		"readiness socket": c.ReadinessSocket, "QMP socket": c.QMPSocket, "gdb socket": c.GDBSocket,
+		"readiness socket": c.ReadinessSocket, "channel socket": c.ChannelSocket, "QMP socket": c.QMPSocket, "gdb socket": c.GDBSocket,
 	}
 	for what, p := range paths {
 		if p == "" && (what != "kernel" || c.BootDisk) {

@@ -37,6 +37,7 @@ func (c *Config) files() []handed {
 	}
 	add(c.QMPSocket, listenOn, 0)
 	add(c.ReadinessSocket, listenOn, 0)
+	add(c.ChannelSocket, listenOn, 0)
 	add(c.GDBSocket, listenOn, 0)
 	add(c.ConsolePath, appendTo, 0)
 	add(c.Kernel, reopen, 0)

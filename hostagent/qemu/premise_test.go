@@ -53,6 +53,7 @@ func paused(t *testing.T, binary string) *Config {
 	c.QMPSocket = filepath.Join(dir, "q,m p.sock")
 	c.GDBSocket = filepath.Join(dir, "gdb.sock")
 	c.ReadinessSocket = filepath.Join(dir, "readiness.sock")
+	c.ChannelSocket = filepath.Join(dir, "channel.sock")
 	c.MemoryFile = filepath.Join(dir, "ram")
 	for i := range c.Disks {
 		c.Disks[i].Path = filepath.Join(dir, "disk,"+c.Disks[i].Serial)
@@ -148,7 +149,7 @@ func TestPremiseQEMUTakesOurArguments(t *testing.T) {
 		t.Errorf("memory file: %v", err)
 	}
 	// The debugger's and the readiness port's sockets are served now.
-	for _, path := range []string{c.GDBSocket, c.ReadinessSocket} {
+	for _, path := range []string{c.GDBSocket, c.ReadinessSocket, c.ChannelSocket} {
 		conn, err := DialSocket(t.Context(), path)
 		if err != nil {
 			t.Errorf("%v", err)
@@ -273,7 +274,7 @@ func TestOpenedFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer Close(files)
-	for _, path := range []string{c.QMPSocket, c.ReadinessSocket, c.GDBSocket} {
+	for _, path := range []string{c.QMPSocket, c.ReadinessSocket, c.ChannelSocket, c.GDBSocket} {
 		conn, err := DialSocket(t.Context(), path)
 		if err != nil {
 			t.Fatal(err)

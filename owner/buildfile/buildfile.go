@@ -52,6 +52,7 @@ type File struct {
 	StopSignal    int       `yaml:"stop_signal,omitempty" doc:"Signal that asks it to power off; default: 38, systemd's SIGRTMIN+4; of a workload: the image's, or 15." min:"1" max:"64"`
 	Workload      Workload  `yaml:"workload,omitempty" doc:"The root's one program, which guestinit runs instead of handing over to an init."`
 	Ready         string    `yaml:"ready,omitempty" enum:"handover notify" doc:"When the guest counts as ready: as soon as its workload runs, or when that says READY=1 (sd_notify); default: handover."`
+	Channel       Channel   `yaml:"channel,omitempty" doc:"The owner's own channel into the guest."`
 	MemoryMiB     int       `yaml:"memory_mib,omitempty" doc:"Guest memory in MiB; default: 1024." min:"64" max:"4194304"`
 	EnableDump    bool      `yaml:"enable_dump,omitempty" doc:"Let the provider make dumps of the guest, encrypted so that only cck.key of the secrets opens them; default: false."`
 	Hardening     Hardening `yaml:"hardening,omitempty" doc:"What the guest's kernel is closed to, beyond what it always is."`
@@ -104,6 +105,22 @@ type Hardening struct {
 	LockModules bool     `yaml:"lock_modules,omitempty" doc:"Load no kernel module after the hand-over; default: false."`
 	HidePIDs    bool     `yaml:"hide_pids,omitempty" doc:"Show users only their own processes in /proc; default: false."`
 	Sysctls     []string `yaml:"sysctls,omitempty" doc:"Kernel parameters to set before the hand-over, each NAME=VALUE."`
+}
+
+// Channel is the owner's channel.
+type Channel struct {
+	Disable bool     `yaml:"disable,omitempty" doc:"Make no channel; default: false."`
+	Clients []string `yaml:"clients,omitempty" doc:"Public keys that may use it beside the secrets' channel.key: Ed25519, in hex, as in channel.pub."`
+	Exec    bool     `yaml:"exec,omitempty" doc:"Let clients run programs in the guest; default: false."`
+	Secrets []Secret `yaml:"secrets,omitempty" doc:"Files in memory that a client delivers, in /run/secexec/secrets."`
+}
+
+// Secret is a file that a client of the channel delivers.
+type Secret struct {
+	Name  string `yaml:"name,omitempty" doc:"The file's name."`
+	Mode  string `yaml:"mode,omitempty" doc:"Its permissions in octal, quoted; default: 0400."`
+	User  int    `yaml:"user,omitempty" doc:"Number of the user whose it is; default: 0." min:"0" max:"4294967294"`
+	Group int    `yaml:"group,omitempty" doc:"Number of its group; default: 0." min:"0" max:"4294967294"`
 }
 
 // Hosts are the host key documents and what they are verified with.

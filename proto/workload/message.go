@@ -5,6 +5,7 @@
 //	    │ ── RUNNING 0 ───────────────────────────▶ │ "ready", or wait for READY=1
 //	    │ ── LOG out … ───────────────────────────▶ │ for the owner's channel
 //	    │ ── EXITED 1 0, then RUNNING 1 ──────────▶ │
+//	    │ ◀── SECRETS ──────────────────────────────┤ all of the plan's are there: the program may start
 //	    │ ◀── RESTART ──────────────────────────────┤ the owner asks
 //	    │ ◀── STOP ─────────────────────────────────┤ the host asks to power off
 //	    └ ── DONE 0 ──────────────────────────────▶ │ power-off follows
@@ -58,6 +59,9 @@ type (
 	Restart struct{}
 	// Stop asks guestinit to stop the program in order and power off.
 	Stop struct{}
+	// Secrets says that the owner has delivered all secrets of the plan; it may
+	// be said again.
+	Secrets struct{}
 )
 
 // Bytes returns the packet.
@@ -83,6 +87,9 @@ func (Restart) Bytes() []byte { return []byte("RESTART") }
 
 // Bytes returns the packet.
 func (Stop) Bytes() []byte { return []byte("STOP") }
+
+// Bytes returns the packet.
+func (Secrets) Bytes() []byte { return []byte("SECRETS") }
 
 // ParseInit parses a packet of guestinit's. A Log's text is a part of b.
 func ParseInit(b []byte) (Message, error) {
@@ -119,6 +126,8 @@ func ParseAgent(b []byte) (Message, error) {
 		return Restart{}, nil
 	case "STOP":
 		return Stop{}, nil
+	case "SECRETS":
+		return Secrets{}, nil
 	}
 	return nil, fmt.Errorf("%w: %.40q", ErrMessage, b)
 }

@@ -14,7 +14,7 @@ func TestMessages(t *testing.T) {
 			t.Errorf("%.40q: %v %v", s, m, err)
 		}
 	}
-	for _, s := range []string{"RESTART", "STOP"} {
+	for _, s := range []string{"RESTART", "STOP", "SECRETS"} {
 		if m, err := ParseAgent([]byte(s)); err != nil || string(m.Bytes()) != s {
 			t.Errorf("%q: %v %v", s, m, err)
 		}
@@ -35,7 +35,7 @@ func TestMessages(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, s := range []string{"RUNNING 0", "EXITED 137 3", "DONE 1", "LOG out hello", "RESTART", "STOP"} {
+	for _, s := range []string{"RUNNING 0", "EXITED 137 3", "DONE 1", "LOG out hello", "RESTART", "STOP", "SECRETS"} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -27,6 +27,9 @@ func main() {
 		nobody()
 		return
 	}
+	if os.Getpid() != 1 {
+		os.Exit(tool(os.Args[1:]))
+	}
 	say("pid %d argv %q", os.Getpid(), os.Args)
 	say("env %q", os.Environ())
 	for _, file := range []string{"/proc/cmdline", "/proc/mounts", "/srv/content", "/proc/keys", "/proc/sys/kernel/core_pattern"} {
@@ -52,8 +55,10 @@ func main() {
 
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, unix.Signal(38), unix.SIGTERM)
+	notify()
 	say("waits")
 	say("got %v, powers off", <-stop)
+	killAgent()
 	unix.Sync()
 	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF); err != nil {
 		say("power off: %v", err)

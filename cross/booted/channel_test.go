@@ -1,0 +1,208 @@
+package booted
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/secexec/secexec/owner"
+	"github.com/secexec/secexec/sealed"
+)
+
+// open is a bundle whose plan allows all of the channel.
+var open = sync.OnceValues(func() (string, error) {
+	root, err := lab.small()
+	if err != nil {
+		return "", err
+	}
+	p, err := plan("open", filepath.Join(filepath.Dir(root), "small-root"), "host-a", 256)
+	if err != nil {
+		return "", err
+	}
+	p.Channel = owner.Channel{Exec: true, Secrets: []sealed.SecretFile{
+		{Name: "tls.key", Mode: 0o440, UID: 7, GID: 8}, {Name: "token", Mode: 0o400},
+	}}
+	_, err = owner.Build(context.Background(), p)
+	return p.Bundle, err
+})
+
+// The owner's channel through hostagent: status, secrets, programs.
+func TestChannel(t *testing.T) {
+	t.Parallel()
+	small(t)
+	bundle, err := open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := newNode(t)
+	n.ready(bundle, "g")
+	secrets := bundle + "-secrets"
+	connect := func(want string, args ...string) string {
+		t.Helper()
+		out, err := n.secexec(append([]string{"connect"}, args...)...)
+		if err != nil || !strings.Contains(out, want) {
+			t.Errorf("connect %q: %v, wants %q\n%s", args, err, want, out)
+		}
+		return out
+	}
+	refused := func(want string, args ...string) {
+		t.Helper()
+		out, err := n.secexec(append([]string{"connect"}, args...)...)
+		if err == nil || !strings.Contains(out, want) {
+			t.Errorf("connect %q: %v, wants %q\n%s", args, err, want, out)
+		}
+	}
+	canary := filepath.Join(t.TempDir(), "canary")
+	if err := os.WriteFile(canary, []byte("canary-of-the-channel"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	connect("tls.key missing, token missing", "g", "--secrets", secrets)
+	connect("tls.key delivered; missing: token", "secret", "g", "tls.key", "--from", canary, "--secrets", secrets)
+	refused("names no secret", "secret", "g", "other", "--from", canary, "--secrets", secrets)
+	connect("all secrets are there", "secret", "g", "token", "--from", canary, "--secrets", secrets)
+	connect(`"tls.key": true`, "status", "g", "--json", "--secrets", secrets)
+
+	run := func(want string, args ...string) string {
+		t.Helper()
+		return connect(want, append([]string{"exec", "g", "--secrets", secrets, "--"}, args...)...)
+	}
+	run("/run/secexec/secrets/tls.key 100440 7:8 <nil>\n/run/secexec/secrets/token 100400 0:0", "init", "stat", "/run/secexec/secrets/tls.key", "/run/secexec/secrets/token")
+	run("canary-of-the-channel", "/sbin/init", "cat", "/run/secexec/secrets/token")
+	run("tmpfs /run/secexec/secrets tmpfs rw,nosuid,nodev,noexec", "init", "cat", "/proc/mounts")
+	run("0::/secexec/exec-", "init", "cat", "/proc/self/cgroup")
+	refused("no such program", "exec", "g", "--secrets", secrets, "--", "/bin/none")
+	refused("leaves", "exec", "g", "--secrets", secrets, "--", "init", "exit", "7")
+	refused("init of its own", "restart", "g", "--secrets", secrets)
+	refused("init of its own", "logs", "g", "--secrets", secrets)
+
+	t.Run("input", func(t *testing.T) { // more than all windows together, both ways
+		long := bytes.Repeat([]byte("0123456789abcdef"), 100<<10)
+		cmd := n.command("connect", "exec", "-i", "g", "--secrets", secrets, "--", "init", "cat")
+		cmd.Stdin = bytes.NewReader(long)
+		out, err := cmd.Output()
+		if err != nil || !bytes.Equal(out, long) {
+			t.Errorf("%v, %d of %d bytes come back", err, len(out), len(long))
+		}
+	})
+	t.Run("terminal", func(t *testing.T) {
+		out, status := onTerminal(t, n.command("connect", "exec", "-it", "g", "--secrets", secrets, "--", "init", "size"))
+		if status != 0 || !strings.Contains(out, "33 rows, 77 columns") {
+			t.Errorf("status %d\n%s", status, out)
+		}
+	})
+	t.Run("killed client", func(t *testing.T) { // its program ends with it, and the next client is let in
+		cmd := n.command("connect", "exec", "-i", "g", "--secrets", secrets, "--", "init", "cat")
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		stdout, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer cmd.Wait()
+		if _, err := in.Write([]byte("here")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(stdout, make([]byte, 4)); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := n.secexec("connect", "g", "--secrets", secrets); err == nil || !strings.Contains(out, "another client is connected") {
+			t.Errorf("a second client: %v\n%s", err, out)
+		}
+		if err := cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		deadline := time.Now().Add(time.Minute)
+		for {
+			out, err := n.secexec("connect", "exec", "g", "--secrets", secrets, "--", "init", "programs")
+			if err == nil && strings.TrimSpace(out) == "1" {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+	})
+	t.Run("strangers", func(t *testing.T) {
+		wrong := filepath.Join(t.TempDir(), "wrong")
+		if err := os.WriteFile(wrong, bytes.Repeat([]byte{7}, 32), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := n.secexec("connect", "g", "--secrets", secrets, "--key", wrong); err == nil || !strings.Contains(out, "it does not know this key") {
+			t.Errorf("another key: %v\n%s", err, out)
+		}
+		if out, err := n.secexec("connect", "g", "--secrets", secrets, "--identity", small(t)+"-secrets/identity.pub"); err == nil || !strings.Contains(out, "not signed by this image's identity key") {
+			t.Errorf("another guest: %v\n%s", err, out)
+		}
+	})
+	t.Run("agent", func(t *testing.T) {
+		out := run("VmRSS", "init", "agent")
+		t.Log(out)
+		var rss, switches int
+		for line := range strings.Lines(out) {
+			_, _ = fmt.Sscanf(line, "VmRSS: %d kB", &rss)
+			_, _ = fmt.Sscanf(line, "switches: %d", &switches)
+		}
+		if rss == 0 || rss > 12<<10 {
+			t.Errorf("guestagent has %d KiB, at most 12 MiB", rss)
+		}
+		if switches > 2 { // in four seconds, beside what this call itself costs
+			t.Errorf("guestagent ran %d times while nobody wanted anything", switches)
+		}
+	})
+	if strings.Contains(n.console("g"), "canary-of-the-channel") {
+		t.Error("a secret is on the console")
+	}
+}
+
+// onTerminal runs a command on a terminal of 33 rows and 77 columns.
+func onTerminal(t *testing.T, cmd *exec.Cmd) (string, int) {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Skipf("no terminal here: %v", err)
+	}
+	defer master.Close()
+	fd := int(master.Fd())
+	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0)
+	}
+	if err == nil {
+		err = unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: 33, Col: 77})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	err = cmd.Start()
+	slave.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, _ := io.ReadAll(master) // EIO at the end
+	_ = cmd.Wait()
+	return string(out), cmd.ProcessState.ExitCode()
+}

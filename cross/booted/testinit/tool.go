@@ -1,0 +1,91 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// tool is what the same program does beside PID 1, for tests that run something
+// in a guest.
+func tool(args []string) int {
+	switch args[0] {
+	case "cat": // files, or standard input
+		in := []io.Reader{os.Stdin}
+		if len(args) > 1 {
+			in = nil
+		}
+		for _, name := range args[1:] {
+			f, err := os.Open(name)
+			if err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				return 1
+			}
+			in = append(in, f)
+		}
+		if _, err := io.Copy(os.Stdout, io.MultiReader(in...)); err != nil {
+			return 1
+		}
+	case "stat": // mode and owner of files
+		for _, name := range args[1:] {
+			var st unix.Stat_t
+			err := unix.Stat(name, &st)
+			fmt.Printf("%s %o %d:%d %v\n", name, st.Mode, st.Uid, st.Gid, err)
+		}
+	case "exit":
+		fmt.Fprintln(os.Stderr, "leaves")
+		n, _ := strconv.Atoi(args[1])
+		return n
+	case "size": // of its terminal
+		size, err := unix.IoctlGetWinsize(0, unix.TIOCGWINSZ)
+		if err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		fmt.Printf("%d rows, %d columns\n", size.Row, size.Col)
+	case "programs": // that were run beside the init, this one too
+		groups, _ := filepath.Glob("/sys/fs/cgroup/secexec/exec-*")
+		fmt.Println(len(groups))
+	case "agent": // guestagent's memory, and how often it runs while nobody wants anything
+		time.Sleep(3 * time.Second) // it has just started this
+		status, before := agent()
+		time.Sleep(4 * time.Second)
+		_, after := agent()
+		for line := range strings.Lines(status) {
+			if strings.HasPrefix(line, "Vm") || strings.HasPrefix(line, "Threads") {
+				fmt.Print(line)
+			}
+		}
+		fmt.Printf("switches: %d\n", after-before)
+	}
+	return 0
+}
+
+// agent reads guestagent's status and counts the context switches of its threads.
+func agent() (status string, switches int) {
+	tasks, _ := filepath.Glob("/proc/[0-9]*/task/*/status")
+	for _, path := range tasks {
+		pid, _, _ := strings.Cut(path[len("/proc/"):], "/")
+		cmdline, _ := os.ReadFile("/proc/" + pid + "/cmdline")
+		if !strings.HasPrefix(string(cmdline), "@guestagent") {
+			continue
+		}
+		text, _ := os.ReadFile(path)
+		for line := range strings.Lines(string(text)) {
+			if name, value, _ := strings.Cut(line, ":"); strings.HasSuffix(name, "ctxt_switches") {
+				n, _ := strconv.Atoi(strings.TrimSpace(value))
+				switches += n
+			}
+		}
+		if strings.HasSuffix(path, "/task/"+pid+"/status") {
+			status = string(text)
+		}
+	}
+	return status, switches
+}
