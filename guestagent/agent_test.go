@@ -6,11 +6,10 @@ import (
 	"errors"
 	"strings"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"github.com/secexec/secexec/proto/readiness"
 	"github.com/secexec/secexec/proto/readiness/report"
+	"github.com/secexec/secexec/proto/workload"
 	"github.com/secexec/secexec/sealed"
 )
 
@@ -25,39 +24,38 @@ func TestAgentAnswers(t *testing.T) {
 	t.Parallel()
 	stops := 0
 	h := handoff()
-	a := newAgent(h, make(ed25519.PublicKey, 32), func() { stops++ })
+	a := newAgent(h, make(ed25519.PublicKey, 32), func() { stops++ }, nil)
 	identity := a.identity.Public().(ed25519.PublicKey)
 	h.Wipe() // the agent does not depend on it
-	a.pass(readiness.StageReady, 2000)
+	a.do(a.guest.HandedOver(2000))
+	said(a)
 
-	var got []string
-	for _, m := range a.answer("PING 0a") {
-		got = append(got, m.String())
+	answer := func(line string) string {
+		a.do(a.guest.Read([]byte(line+"\n"), 2000))
+		return said(a)
 	}
-	want := "HELLO 1 guestagent 03000000000000000000000000000000\nSTAGE kernel 1000\nSTAGE ready 2000\nPONG 0a"
-	if strings.Join(got, "\n") != want {
+	if got := answer("PING 0a"); got != "HELLO 2 guestagent 03000000000000000000000000000000\nSTAGE kernel 1000\nSTAGE ready 2000\nPONG 0a\n" {
 		t.Errorf("ping: %q", got)
 	}
-
 	nonce := bytes.Repeat([]byte{0x5e}, 32)
-	out := a.answer(readiness.Challenge{Nonce: [32]byte(nonce)}.String())
-	if len(out) != 1 || len(out[0].String()) >= readiness.MaxLine {
-		t.Fatalf("challenge: %v", out)
+	line := strings.TrimSuffix(answer(readiness.Challenge{Nonce: [32]byte(nonce)}.String()), "\n")
+	m, err := readiness.ParseGuest(line)
+	if err != nil {
+		t.Fatal(err)
 	}
-	c, err := report.Verify(identity, nonce, out[0].(readiness.Report).COSE)
-	if err != nil || c.ImageID[0] != 1 || c.RootID[0] != 2 || c.BootID[0] != 3 || len(c.Stages) != 2 {
+	c, err := report.Verify(identity, nonce, m.(readiness.Report).COSE)
+	if err != nil || c.ImageID[0] != 1 || c.RootID[0] != 2 || c.BootID[0] != 3 || len(c.Stages) != 3 || c.RootMode != "crypt" || c.ReadyAt != "handover" {
 		t.Errorf("report: %+v %v", c, err)
 	}
-	if _, err := report.Verify(identity, make([]byte, 32), out[0].(readiness.Report).COSE); !errors.Is(err, report.ErrNonce) {
+	if _, err := report.Verify(identity, make([]byte, 32), m.(readiness.Report).COSE); !errors.Is(err, report.ErrNonce) {
 		t.Errorf("report for another nonce: %v", err)
 	}
-
-	if out := a.answer("POWEROFF"); stops != 1 || len(out) != 1 || out[0].String() != "BYE" {
-		t.Errorf("power off: %d %v", stops, out)
+	if got := answer("POWEROFF"); stops != 1 || got != "BYE\n" {
+		t.Errorf("power off: %d %v", stops, got)
 	}
 	for _, line := range []string{"", "CHALLENGE 00", "EXEC /bin/sh", "PING", "HELLO 1 guestagent x"} {
-		if out := a.answer(line); out != nil {
-			t.Errorf("%q is answered: %v", line, out)
+		if got := answer(line); got != "" {
+			t.Errorf("%q is answered: %v", line, got)
 		}
 	}
 	if stops != 1 {
@@ -65,16 +63,39 @@ func TestAgentAnswers(t *testing.T) {
 	}
 }
 
-func TestLimiter(t *testing.T) {
+// said takes all that waits to be written.
+func said(a *agent) string {
+	var out []byte
+	for b := a.out.Pending(); b != nil; b = a.out.Pending() {
+		out = append(out, b...)
+		a.out.Wrote(len(b))
+	}
+	return string(out)
+}
+
+// What the workload says of itself goes to the owner; the host learns of READY=1
+// alone.
+func TestAgentNotified(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		var l limiter
-		start := time.Now()
-		for range 3*perSecond + 1 {
-			l.wait(time.Now, time.Sleep)
-		}
-		if took := time.Since(start); took != 3*time.Second {
-			t.Errorf("%d lines in %v", 3*perSecond+1, took)
-		}
-	})
+	h := handoff()
+	h.Ready, h.StopSignal = sealed.ReadyAtNotify, 0
+	restarts := 0
+	a := newAgent(h, make(ed25519.PublicKey, 32), func() {}, func() { restarts++ })
+	a.heard(workload.Running{}.Bytes(), 10)
+	a.notified([]byte("STATUS=canary loads"), 20)
+	if s := a.Status(); s.State != readiness.Running || s.Text != "canary loads" || !s.Healthy {
+		t.Errorf("%+v", s)
+	}
+	a.notified([]byte("READY=0"), 30)
+	a.notified([]byte("READY=1\nSTATUS=canary serves"), 30)
+	a.notified([]byte("WATCHDOG=trigger"), 40)
+	a.heard([]byte("DONE 300"), 50)
+	a.heard(workload.Exited{Status: 9}.Bytes(), 50)
+	a.heard(workload.Done{Status: 9}.Bytes(), 60)
+	if got := said(a); got != "STAGE ready 30\nBYE\n" { // to a host of version 1: no EXIT
+		t.Errorf("said %q", got)
+	}
+	if s := a.Status(); restarts != 1 || s.State != readiness.Ended || s.Text != "canary serves" {
+		t.Errorf("%d restarts, %+v", restarts, s)
+	}
 }

@@ -1,17 +1,17 @@
 // Command guestagent is the process of guestinit's that stays in a sealed guest
-// beside the root's init. It answers challenges with signed readiness reports
-// and asks the root's init to power off when the host does. That is all that a
-// host may ask. Where the sealed plan has a channel, it serves the owner on it.
+// beside the workload. It answers challenges with signed readiness reports, hears
+// the workload's notifications and asks it to end when the host does. That is all
+// that a host may ask. Where the sealed plan has a channel, it serves the owner
+// on it.
 //
 // It runs from the emptied initramfs: its / has nothing in it, and its working
-// directory is /proc. It sleeps until the host writes, and holds no more than
-// one line.
+// directory is /proc. It sleeps until somebody has something for it, and what it
+// holds is bounded.
 package main
 
 import (
 	"crypto/ed25519"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -21,21 +21,20 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/secexec/secexec/proto/readiness"
+	"github.com/secexec/secexec/proto/workload"
 	"github.com/secexec/secexec/sealed"
 )
 
-// Descriptors from guestinit.
+// Descriptors from guestinit. Any but the first may be missing.
 const (
-	initFD = 3 // packets from guestinit: the handoff, then end of file at the hand-over
-	portFD = 4 // readiness port, non-blocking
-)
+	initFD   = 3 // packets from guestinit: the handoff, then end of file at the hand-over, or package workload
+	portFD   = 4 // readiness port, non-blocking
+	notifyFD = 5 // the workload's notification socket
 
-// Bounds of waiting.
-const (
-	hangUpPause   = 250 * time.Millisecond // while nobody on the host has the port open
-	writePatience = 2000                   // milliseconds for one line; then it is dropped
-	perSecond     = 50                     // lines answered at most
+	// Where the record has a channel.
+	channelFD = 6 // its port, non-blocking
+	secretsFD = 7 // folder of delivered secrets
+	cgroupFD  = 8 // guestagent's own cgroup
 )
 
 func main() {
@@ -57,8 +56,6 @@ func run() error {
 	// resident: the runtime's arena alone would be 64 MiB.
 	_ = unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT)
 
-	// Before anything else takes the number of one that is not there.
-	hasPort, hasChannel := isOpen(portFD), isOpen(channelFD)
 	h, err := readHandoff()
 	if err != nil {
 		return err
@@ -68,45 +65,18 @@ func run() error {
 	if err != nil {
 		return fmt.Errorf("make boot key: %w", err)
 	}
-	a := newAgent(h, bootKey, func() {
-		_ = unix.Kill(1, unix.Signal(h.StopSignal))
-	})
+	stop := func() { tell(workload.Stop{}) }
+	if h.StopSignal != 0 {
+		stop = func() { _ = unix.Kill(1, unix.Signal(h.StopSignal)) }
+	}
+	a := newAgent(h, bootKey, stop, func() { tell(workload.Restart{}) })
 	h.IdentitySeed.Wipe()
-	owner := new(ownersChannel)
 	if h.Channel != nil {
-		if owner, err = newChannel(h, bootPrivate, ownersService(h.Channel, nil)); err != nil {
+		if err := a.serveOwner(h, bootPrivate); err != nil {
 			return err
 		}
-		if hasChannel {
-			p, err := newPort(channelFD)
-			if err != nil {
-				return err
-			}
-			go func() { _ = owner.serve(p) }()
-		}
 	}
-
-	// End of file: PID 1 has become the root's init.
-	var end [1]byte
-	if n, err := unix.Read(initFD, end[:]); n != 0 || err != nil {
-		return fmt.Errorf("wait for the hand-over: %d bytes, %w", n, err)
-	}
-	unix.Close(initFD)
-	at := millis()
-	if h.Channel != nil {
-		owner.memory.pass(readiness.StageReady, at, true)
-		owner.memory.handedOver()
-	}
-	if !hasPort {
-		return errors.New("no readiness port")
-	}
-	send(a.pass(readiness.StageReady, at))
-	return serve(a)
-}
-
-func isOpen(fd int) bool {
-	_, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
-	return err == nil
+	return serve(a, h.StopSignal == 0)
 }
 
 // readHandoff reads one handoff, a packet.
@@ -120,58 +90,9 @@ func readHandoff() (*sealed.Handoff, error) {
 	return sealed.UnmarshalHandoff(raw[:n])
 }
 
-// serve answers lines until the port is gone. It waits in poll without an end:
-// the host may stay silent for years.
-func serve(a *agent) error {
-	var lines readiness.Lines
-	buf := make([]byte, 4096)
-	limit := limiter{}
-	for {
-		events := []unix.PollFd{{Fd: portFD, Events: unix.POLLIN}}
-		if _, err := unix.Poll(events, -1); err != nil && !errors.Is(err, unix.EINTR) {
-			return fmt.Errorf("wait for readiness port: %w", err)
-		}
-		if e := events[0].Revents; e&unix.POLLIN == 0 && e&(unix.POLLHUP|unix.POLLERR) != 0 {
-			lines.Reset()
-			time.Sleep(hangUpPause)
-			continue
-		}
-		n, err := unix.Read(portFD, buf)
-		switch {
-		case errors.Is(err, unix.ENODEV):
-			return fmt.Errorf("read readiness port: %w", err) // unplugged
-		case n == 0 && err == nil:
-			time.Sleep(hangUpPause)
-			continue
-		case n <= 0:
-			continue
-		}
-		lines.Feed(buf[:n], func(line string) {
-			limit.wait(time.Now, time.Sleep)
-			for _, m := range a.answer(line) {
-				send(m)
-			}
-		})
-	}
-}
-
-// send writes one line whole, or gives up after writePatience.
-func send(m readiness.Message) {
-	b := append([]byte(m.String()), '\n')
-	for len(b) > 0 {
-		n, err := unix.Write(portFD, b)
-		if n > 0 {
-			b = b[n:]
-			continue
-		}
-		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
-			return
-		}
-		events := []unix.PollFd{{Fd: portFD, Events: unix.POLLOUT}}
-		if ready, err := unix.Poll(events, writePatience); ready == 0 || err != nil && !errors.Is(err, unix.EINTR) || events[0].Revents&unix.POLLHUP != 0 {
-			return
-		}
-	}
+// tell tells guestinit, where it is PID 1 still.
+func tell(m workload.Message) {
+	_ = unix.Send(initFD, m.Bytes(), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 }
 
 // millis is the time since the kernel started.

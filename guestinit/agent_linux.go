@@ -18,7 +18,9 @@ const agentCgroup = "/sys/fs/cgroup/secexec"
 // over a socket pair of packets, whose other end it returns:
 //
 //	guestinit                         guestagent
-//	    │ fork, exec "@guestagent" ───▶ │ fd 3: socket, 4: readiness port, 5 and 6: the owner's channel
+//	    │ fork, exec "@guestagent" ───▶ │ fd 3: socket, 4: readiness port,
+//	    │                               │ 5: notification socket,
+//	    │                               │ 6 to 8: channel's port, folder of secrets, cgroup
 //	    │ handoff (package sealed) ───▶ │ reads it, prepares its keys
 //	    │ exec of the root's init       │
 //	    └ closes the socket's end ────▶ │ end of file: the hand-over is done
@@ -27,24 +29,36 @@ const agentCgroup = "/sys/fs/cgroup/secexec"
 //
 // The name starts with @ so that systemd spares it when it kills all that is
 // left at shutdown (systemd: ROOT_STORAGE_DAEMONS).
-func startAgent(b *boot, record *sealed.Record) (int, error) {
+func startAgent(b *boot, record *sealed.Record, notify int) (int, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return -1, fmt.Errorf("make socket pair: %w", err)
 	}
 	defer unix.Close(pair[1])
-	if err := launchAgent(b, record, pair); err != nil {
+	if err := launchAgent(b, record, pair, notify); err != nil {
 		unix.Close(pair[0])
 		return -1, err
 	}
 	return pair[0], nil
 }
 
-func launchAgent(b *boot, record *sealed.Record, pair [2]int) error {
-	const closed = ^uintptr(0)
-	files := []uintptr{0, 1, 2, uintptr(pair[1]), closed}
+func launchAgent(b *boot, record *sealed.Record, pair [2]int, notify int) error {
+	if err := os.MkdirAll(agentCgroup, 0o755); err != nil {
+		return fmt.Errorf("make cgroup: %w", err)
+	}
+	// What is missing is /dev/null, so that no file of guestagent's own gets its
+	// number.
+	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open /dev/null: %w", err)
+	}
+	defer unix.Close(null)
+	files := []uintptr{0, 1, 2, uintptr(pair[1]), uintptr(null), uintptr(null)}
 	if b.port != nil {
 		files[4] = uintptr(b.port.FD)
+	}
+	if notify >= 0 {
+		files[5] = uintptr(notify)
 	}
 	if record.Channel != nil {
 		port, secrets, err := openChannel()
@@ -52,10 +66,15 @@ func launchAgent(b *boot, record *sealed.Record, pair [2]int) error {
 			return err
 		}
 		defer unix.Close(secrets)
-		files = append(files, closed, uintptr(secrets))
+		cgroup, err := unix.Open(agentCgroup, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("open cgroup: %w", err)
+		}
+		defer unix.Close(cgroup)
+		files = append(files, uintptr(null), uintptr(secrets), uintptr(cgroup))
 		if port >= 0 {
 			defer unix.Close(port)
-			files[5] = uintptr(port)
+			files[6] = uintptr(port)
 		}
 	}
 	pid, err := syscall.ForkExec(agentPath, []string{"@guestagent"}, &syscall.ProcAttr{
@@ -63,9 +82,6 @@ func launchAgent(b *boot, record *sealed.Record, pair [2]int) error {
 	})
 	if err != nil {
 		return fmt.Errorf("start guestagent: %w", err)
-	}
-	if err := os.MkdirAll(agentCgroup, 0o755); err != nil {
-		return fmt.Errorf("make cgroup: %w", err)
 	}
 	if err := os.WriteFile(agentCgroup+"/cgroup.procs", fmt.Appendf(nil, "%d\n", pid), 0); err != nil {
 		return fmt.Errorf("move guestagent to its cgroup: %w", err)

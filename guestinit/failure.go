@@ -32,6 +32,12 @@ const (
 	failData      failure = "G118"
 	failDataMount failure = "G119"
 
+	failNoNetwork    failure = "G150"
+	failTwoNetworks  failure = "G151"
+	failNetwork      failure = "G152"
+	failNoLease      failure = "G153"
+	failNetworkFiles failure = "G154"
+
 	failSecrets failure = "G155"
 )
 

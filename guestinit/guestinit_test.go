@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"testing"
 
+	"github.com/secexec/secexec/guestinit/network"
 	"github.com/secexec/secexec/proto/readiness"
 )
 
@@ -49,6 +50,14 @@ func TestFailuresAreDocumented(t *testing.T) {
 		}
 		n, _ := strconv.Atoi(string(f[1:]))
 		f = failure(fmt.Sprintf("G%d", n+1))
+	}
+	for f, err := range map[failure]error{
+		failNoNetwork: network.ErrNoInterface, failTwoNetworks: network.ErrTwo, failNetwork: network.ErrSetUp,
+		failNoLease: network.ErrNoLease, failNetworkFiles: network.ErrFiles,
+	} {
+		if got := networkFailure(fmt.Errorf("%w: more", err)); !errors.Is(got, f) || readiness.Failures[string(f)] == "" {
+			t.Errorf("%v is %v, wants %s", err, got, f)
+		}
 	}
 	cause := errors.New("cause")
 	if err := failRoot.because(cause); !errors.Is(err, failRoot) || !errors.Is(err, cause) {

@@ -1,14 +1,14 @@
 // Command guestinit is PID 1 of a sealed guest. It believes the sealed record in
 // its own encrypted initrd and nothing else: it loads the modules named there,
 // maps the root disk with the key and geometry from there, mounts it, starts
-// guestagent and becomes the root's init.
+// guestagent and becomes the root's init, or, in a root that has none, runs its
+// one program.
 //
 // Any failure ends in a power-off with a fixed sentence; there is no shell, no
 // option on the kernel command line, and no wait without an end.
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -49,8 +49,7 @@ func main() {
 	runtime.LockOSThread()
 	debug.SetGCPercent(-1) // short life, and no copies of what is to be wiped
 	b := &boot{stages: progress.New(nil, [readiness.IDSize]byte{})}
-	watchdog := time.AfterFunc(bootDeadline, func() { b.powerOff(failTooSlow) })
-	defer watchdog.Stop()
+	b.watchdog = time.AfterFunc(bootDeadline, func() { b.powerOff(failTooSlow) })
 	defer func() {
 		if recover() != nil {
 			b.powerOff(failInternal)
@@ -64,9 +63,12 @@ type boot struct {
 	stages *progress.Stages
 	port   *progress.Serial
 	bootID [readiness.IDSize]byte
+
+	watchdog *time.Timer
 }
 
-// run goes from nothing to the root's init. It returns only on failure.
+// run goes from nothing to the root's init, or to the end of its one program. It
+// returns only on failure.
 func (b *boot) run() error {
 	if err := mounts.Kernel(); err != nil {
 		return failMounts.because(err)
@@ -93,11 +95,9 @@ func (b *boot) run() error {
 	if err := mountVolumes(record, device); err != nil {
 		return err
 	}
-	if record.Exec == nil {
-		return failRecord.because(errors.New("no init"))
-	}
-	if err := handover.CheckInit(newRoot, record.Exec.Init); err != nil {
-		return failInit.because(err)
+	program, err := findProgram(record)
+	if err != nil {
+		return err
 	}
 	if record.Channel != nil {
 		if err := mounts.Secrets(); err != nil {
@@ -108,15 +108,26 @@ func (b *boot) run() error {
 		return failHandover.because(err)
 	}
 	b.pass(readiness.StageMounted)
+	moved, link, err := prepareWorkload(record.Workload)
+	if err != nil {
+		return err
+	}
 	b.pass(readiness.StageHandover)
-	agent, err := startAgent(b, record)
+	notify, err := openNotify(record)
+	if err != nil {
+		return failNotify.because(err)
+	}
+	agent, err := startAgent(b, record, notify)
 	if err != nil {
 		return failAgent.because(err)
 	}
 	defer unix.Close(agent)
 	record.Wipe()
-	if err := handover.SwitchRoot(newRoot, mounts.Moved); err != nil {
+	if err := handover.SwitchRoot(newRoot, moved); err != nil {
 		return failHandover.because(err)
 	}
-	return failHandover.because(handover.Exec(record.Exec.Init))
+	if record.Workload != nil {
+		return b.supervise(record, program, link, agent)
+	}
+	return failHandover.because(handover.Exec(program, notifyEnv(record)...))
 }

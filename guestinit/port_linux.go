@@ -49,10 +49,21 @@ func (b *boot) powerOff(err error) {
 	f := failInternal
 	errors.As(err, &f)
 	b.stages.Fail(string(f), millis())
-	if fd, err := unix.Open("/dev/console", unix.O_WRONLY|unix.O_NOCTTY|unix.O_NONBLOCK, 0); err == nil {
-		_, _ = unix.Write(fd, []byte("\r\nsecexec: guest stopped: "+f.Error()+"\r\n"))
-	}
+	sayOnConsole("guest stopped: " + f.Error())
 	unix.Sync()
+	off()
+}
+
+// sayOnConsole writes a line, or none where nobody takes it.
+func sayOnConsole(text string) {
+	if fd, err := unix.Open("/dev/console", unix.O_WRONLY|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err == nil {
+		_, _ = unix.Write(fd, []byte("\r\nsecexec: "+text+"\r\n"))
+		unix.Close(fd)
+	}
+}
+
+// off powers off. It does not return.
+func off() {
 	time.Sleep(50 * time.Millisecond) // for console and port to drain; nobody is asked
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_HALT)

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -275,7 +276,8 @@ func (q *fake) guest(c net.Conn, line string) {
 	case "PING":
 		fmt.Fprintf(c, "STAGE kernel 1\nSTAGE ready 2\nPONG %s\n", rest)
 	case "CHALLENGE":
-		fmt.Fprintln(c, readiness.Report{COSE: []byte("report over " + rest)})
+		nonce, _ := hex.DecodeString(rest)
+		fmt.Fprintln(c, readiness.Report{COSE: append([]byte("report over "), nonce...)})
 	case "POWEROFF":
 		fmt.Fprintln(c, "BYE")
 		q.end("guest-shutdown")

@@ -30,6 +30,8 @@ const (
 type Result struct {
 	Manifest   bundle.Manifest
 	Cmdline    string
+	Workload   *sealed.Workload // that runs in the guest; by Check without what only the root knows: user, groups, home. nil: Init does
+	Init       string
 	Release    string // of the kernel
 	Modules    int    // kernel modules in the initrd
 	InitrdSize int64
@@ -51,7 +53,7 @@ func Build(ctx context.Context, p Plan) (*Result, error) {
 		return nil, err
 	}
 	defer found.kernel.Close()
-	res := &Result{Cmdline: found.cmdline, Release: found.kernel.Release, Updated: out.prev != nil}
+	res := &Result{Cmdline: found.cmdline, Init: p.Init, Release: found.kernel.Release, Updated: out.prev != nil}
 
 	keys := newSecrets()
 	defer keys.wipe()
@@ -69,8 +71,12 @@ func Build(ctx context.Context, p Plan) (*Result, error) {
 		}
 	}
 
+	if found.workload != nil {
+		res.Workload = disks[0].about.Account.as(found.workload)
+	}
+
 	p.step("pack initrd")
-	record := p.record(keys, disks)
+	record := p.record(keys, disks, res.Workload)
 	defer record.EntropySeed.Wipe()
 	rd, err := packInitrd(ctx, &p, found, record, fileSystems(disks), out.secrets)
 	if err != nil {

@@ -18,8 +18,9 @@ import (
 // disk is one encrypted volume of a build: the root or a data volume. Build
 // owns its keys.
 type disk struct {
-	name  string // its serial number too
-	mount string // "" for the root
+	name  string  // its serial number too
+	mount string  // "" for the root
+	user  *string // of the root's workload, to be looked up there; nil: none
 	fs    FileSystem
 	guid  bootdisk.GUID // its partition on a bootable disk, zero without one
 
@@ -40,12 +41,17 @@ type DiskAbout struct {
 	Offset      int64  `json:"payload_offset"`
 	Size        int64  `json:"payload_size"`
 	PartUUID    string `json:"part_uuid,omitempty"` // of its partition on a bootable disk
+
+	Account *Account `json:"account,omitempty"` // what its files say of the workload's user
 }
 
 // disks returns what the plan wants encrypted, the root first. Keys and
 // partition numbers are those of the build before, where it had the volume.
 func (p *Plan) disks(prev *previous) ([]*disk, error) {
 	all := []*disk{{name: RootSerial, fs: p.Root}}
+	if p.Workload != nil {
+		all[0].user = &p.Workload.User
+	}
 	for _, v := range p.Volumes {
 		all = append(all, &disk{name: v.Name, mount: v.Mount, fs: v.FileSystem})
 	}
@@ -106,19 +112,26 @@ func (d *disk) make(ctx context.Context, p *Plan, prev *previous, into *outfile.
 	if err != nil {
 		return err
 	}
+	if d.user != nil && print != "" {
+		print += " user " + *d.user
+	}
 	if d.reused, err = prev.take(ctx, d, print, into); d.reused || err != nil {
 		return err
 	}
 	p.step("encrypt " + d.what())
 	v, err := rootdisk.Create(ctx, into.Join(d.file()), rootdisk.Options{
 		Source: d.fs.Source, Partition: d.fs.Partition, Size: d.fs.Size, ID: d.id, Key: d.key, Passphrase: d.passphrase, SkipTLS: p.SkipTLS,
+		Read:    []string{passwdFile, groupFile},
 		Skipped: func(name string) { p.warn(d.what() + ": socket " + name + " is left out") },
 	})
 	if err != nil {
 		return fmt.Errorf("create %s: %w", d.what(), err)
 	}
 	d.about = DiskAbout{Fingerprint: print, ID: hex.EncodeToString(v.ID[:]), FSType: v.FSType, Offset: v.Offset, Size: v.Size}
-	return nil
+	if d.user != nil {
+		d.about.Account, err = account(*d.user, v.Files)
+	}
+	return err
 }
 
 // volume is the disk as the sealed record has it. The record shares its key.

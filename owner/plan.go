@@ -23,10 +23,12 @@ type Plan struct {
 	Strip      bool // cut the signatures of the kernel's modules off; see initrd.Plan
 	Root       FileSystem
 	Volumes    []Volume
-	GuestDir   string // folder with the s390x binaries guestinit and guestagent
-	Cmdline    string // kernel command line, "" for DefaultCmdline
-	Init       string
-	StopSignal uint8
+	GuestDir   string       // folder with the s390x binaries guestinit and guestagent
+	Cmdline    string       // kernel command line, "" for DefaultCmdline
+	Init       string       // to hand over to, without a workload
+	StopSignal uint8        // asks it to power off
+	Workload   *Workload    // to run instead of an init, nil: none
+	Ready      sealed.Ready // when the guest counts as ready
 	Channel    Channel
 	MemoryMiB  int
 	AllowDump  bool                // the provider may make dumps, which only CommKeyFile opens
@@ -70,6 +72,9 @@ func (p *Plan) warn(text string) {
 	}
 }
 
+// DefaultStopSignal asks systemd to power off: SIGRTMIN+4 (systemd(1)).
+const DefaultStopSignal = 38
+
 // DefaultCmdline returns the kernel command line that an SE guest with this
 // many virtio devices needs.
 //
@@ -101,7 +106,7 @@ func (p *Plan) Check(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Result{Cmdline: found.cmdline}, found.kernel.Close()
+	return &Result{Cmdline: found.cmdline, Workload: found.workload, Init: p.Init}, found.kernel.Close()
 }
 
 // prepared is a plan whose parts were found. Its owner closes the kernel.
@@ -109,6 +114,8 @@ type prepared struct {
 	kernel  *kernel.Kernel
 	tree    *initrd.Tree
 	cmdline string
+
+	workload *sealed.Workload // but for what the root knows; nil: none
 }
 
 // open checks the plan and finds its kernel.
@@ -116,11 +123,17 @@ func (p *Plan) open(ctx context.Context) (_ *prepared, err error) {
 	if err := bundle.CheckName(p.Name); err != nil {
 		return nil, err
 	}
-	if err := sealed.CheckInit(p.Init); err != nil {
-		return nil, err
-	}
 	if err := checkSource("root file system", p.Root.Source); err != nil {
 		return nil, err
+	}
+	work, err := p.resolveWorkload(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if work == nil {
+		if err := sealed.CheckInit(p.Init); err != nil {
+			return nil, err
+		}
 	}
 	if err := p.checkVolumes(); err != nil {
 		return nil, err
@@ -128,7 +141,7 @@ func (p *Plan) open(ctx context.Context) (_ *prepared, err error) {
 	if err := p.Channel.check(); err != nil {
 		return nil, err
 	}
-	found := &prepared{cmdline: p.Cmdline}
+	found := &prepared{cmdline: p.Cmdline, workload: work}
 	if found.cmdline == "" {
 		found.cmdline = DefaultCmdline(p.devices())
 	}

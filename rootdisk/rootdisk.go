@@ -44,6 +44,7 @@ type Options struct {
 	// then sees which blocks are in use. Other file systems are refused.
 	Sparse bool
 
+	Read    []string          // absolute paths of small files to give back in Volume.Files; not of a disk image's
 	SkipTLS bool              // of a registry: as podman's --tls-verify=false
 	Skipped func(name string) // is told of sockets, which are left out; may be nil
 }
@@ -62,6 +63,8 @@ type Volume struct {
 	Entries int         // files, folders and the like in it; 0 of a disk image, which is taken as it is
 	Config  *oci.Config // of a container image; nil of other sources
 	Digest  string      // of a container image: what it was
+
+	Files map[string][]byte // those of Options.Read that are there; nil of a disk image
 }
 
 // Errors of Create.

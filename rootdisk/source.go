@@ -110,6 +110,9 @@ func (o *Options) ext4(ctx context.Context, work string, v *Volume, t *tree, err
 	case !t.named && o.Source != "":
 		return nil, fmt.Errorf("read root %s: %w: it is empty", o.Source, ErrSource)
 	}
+	if v.Files, err = t.files(o.Read); err != nil {
+		return nil, fmt.Errorf("read root %s: %w", o.Source, err)
+	}
 	f, size, err := makeExt4(ctx, work, t, v.ID, o)
 	if err != nil {
 		return nil, err

@@ -126,7 +126,7 @@ func (r *Record) Check() error {
 	case r.Ready > ReadyAtNotify:
 		return invalid("ready at %d, wants 0 or 1", r.Ready)
 	}
-	for _, check := range []func() error{r.checkModules, r.Hardening.check, r.checkVolumes, r.Exec.check, r.Workload.check, r.Channel.check} {
+	for _, check := range []func() error{r.checkModules, r.Hardening.check, r.checkVolumes, r.Exec.check, r.Workload.Check, r.Channel.check} {
 		if err := check(); err != nil {
 			return err
 		}

@@ -89,6 +89,7 @@ var spoilers = map[string]func(*Record){
 	"variable twice":    func(r *Record) { r.Workload.Env[1] = "PATH=" },
 	"working directory": func(r *Record) { r.Workload.Dir = "/a/" },
 	"capability":        func(r *Record) { r.Workload.Capabilities = 1 << 41 },
+	"ambient":           func(r *Record) { r.Workload.Ambient = 1 << 8 },
 	"no time to stop":   func(r *Record) { r.Workload.StopSeconds = 0 },
 	"restart policy":    func(r *Record) { r.Workload.Restart = 3 },
 	"half a limit":      func(r *Record) { r.Workload.WindowSecs = 0 },

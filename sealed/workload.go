@@ -33,7 +33,8 @@ type Workload struct {
 	UID, GID     uint32
 	Groups       []uint32 // supplementary
 	Dir          string   // working directory, absolute; "/" is allowed
-	Capabilities uint64   // bit n: capability n (capabilities(7)) in all sets but ambient, where the user is not root
+	Capabilities uint64   // bit n: capability n (capabilities(7)). The bounding set, and what a program of root's has
+	Ambient      uint64   // those of Capabilities that the program has without being root's: inheritable and ambient
 	NoNewPrivs   bool
 	StopSignal   uint8  // on a power-down request; 15 is SIGTERM
 	StopSeconds  uint32 // then it is killed
@@ -54,7 +55,8 @@ type Network struct {
 	Search      []string       // domains
 }
 
-func (w *Workload) check() error {
+// Check refuses what no record may have.
+func (w *Workload) Check() error {
 	if w == nil {
 		return nil
 	}
@@ -69,6 +71,8 @@ func (w *Workload) check() error {
 		return invalid("working directory %q is not a clean absolute path of at most %d bytes", w.Dir, MaxPath)
 	case w.Capabilities>>41 != 0:
 		return invalid("capabilities %#x, the last one known is 40", w.Capabilities)
+	case w.Ambient&^w.Capabilities != 0:
+		return invalid("ambient capabilities %#x are not all in %#x", w.Ambient, w.Capabilities)
 	case w.StopSeconds == 0 || w.StopSeconds > 3600:
 		return invalid("workload gets %d seconds to stop, wants 1 to 3600", w.StopSeconds)
 	case w.Restart > RestartAlways:
@@ -174,6 +178,7 @@ func (w *Workload) fields(c *codec) {
 	list(c, &w.Groups, MaxGroups, (*codec).u32)
 	c.path(&w.Dir)
 	c.u64(&w.Capabilities)
+	c.u64(&w.Ambient)
 	c.flag(&w.NoNewPrivs)
 	c.u8(&w.StopSignal)
 	c.u32(&w.StopSeconds)

@@ -80,6 +80,12 @@ func stateWord(g *hostagentv1.Guest) string {
 		word += " (" + g.Failure.Code + ")"
 	}
 	switch {
+	case g.ExitStatus != nil && (g.State == "stopped" || g.State == "failed"):
+		word += fmt.Sprintf(", exited (%d)", *g.ExitStatus)
+	case g.Unhealthy && (g.State == "running" || g.State == "ready"):
+		word += ", unhealthy"
+	}
+	switch {
 	case g.State != "waiting":
 	case g.RestartUnixMs == 0:
 		word += ", starts in its turn"

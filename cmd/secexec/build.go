@@ -15,6 +15,7 @@ import (
 	"github.com/secexec/secexec/outfile"
 	"github.com/secexec/secexec/owner"
 	"github.com/secexec/secexec/owner/buildfile"
+	"github.com/secexec/secexec/sealed"
 )
 
 func newBuild() *cobra.Command {
@@ -30,6 +31,10 @@ What to build is said by a file, by default secexec.yaml in the working
 directory, by flags, or by both: a flag goes before the file's field. Paths in
 the file are relative to the file.
 
+With --from-image the root is a container image, and guestinit runs the image's
+program in the guest as a container engine would, with no change to the image.
+An image whose program is an init, such as systemd, is handed over to it.
+
 With --bootable-disk the bundle's one disk boots by itself, and there is a copy of
 it for providers that know no hostagent.
 
@@ -42,6 +47,7 @@ keys in the folder previous.`,
   secexec build --root docker://example.com/app:1 --kernel linux-image.deb \
     -k HKD-8561-0123456.crt -C ibm-z-host-key-signing.crt -C DigiCertCA.crt \
     --volume name=data,mount=/srv,size=10G -o app --secrets app-secrets
+  secexec build --from-image app.tar --restart on-failure
   secexec build --bootable-disk app.qcow2`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -61,10 +67,11 @@ keys in the folder previous.`,
 			if err != nil {
 				return err
 			}
+			plan.SkipTLS = !flags.tlsVerify
 			if dryRun {
 				return showPlan(cmd, file, plan)
 			}
-			plan.Update, plan.SkipTLS = update, !flags.tlsVerify
+			plan.Update = update
 			return build(cmd, plan)
 		},
 	}
@@ -74,8 +81,9 @@ keys in the folder previous.`,
 	f.BoolVar(&dryRun, "dry-run", false, "check the plan and print it as a build file, build nothing")
 	f.BoolVar(&printSchema, "print-schema", false, "print the JSON schema of the build file")
 	groupFlags(cmd, nil,
-		flagGroup{"What to build", []string{"file", "name", "root", "partition", "root-size", "read-only", "volume", "kernel", "modules", "kernel-release", "module-signatures", "guest-dir", "tls-verify"}},
-		flagGroup{"How the guest runs", []string{"memory", "cmdline", "parmfile", "init", "stop-signal", "enable-dump"}},
+		flagGroup{"What to build", []string{"file", "name", "from-image", "root", "partition", "root-size", "read-only", "volume", "kernel", "modules", "kernel-release", "module-signatures", "guest-dir", "tls-verify"}},
+		flagGroup{"How the guest runs", []string{"memory", "cmdline", "parmfile", "init", "stop-signal", "ready", "enable-dump"}},
+		flagGroup{"The program of a root without an init", []string{"entrypoint", "command", "env", "user", "workdir", "cap-add", "cap-drop", "no-new-privileges", "stop-timeout", "restart", "max-restarts", "restart-window", "hostname", "network", "address", "gateway", "dns", "dns-search", "mtu"}},
 		flagGroup{"The owner's channel", []string{"secret", "channel-exec", "channel-client", "no-channel"}},
 		flagGroup{"Hosts", []string{"host-key-document", "cert", "crl", "offline", "root-ca", "no-verify"}},
 		flagGroup{"Outputs", []string{"output", "secrets", "bootable-disk", "update", "dry-run", "print-schema"}},
@@ -120,6 +128,8 @@ func build(cmd *cobra.Command, plan *owner.Plan) error {
 		"cmdline", res.Cmdline)...)
 }
 
+var readyAt = map[string]sealed.Ready{"handover": sealed.ReadyAtHandover, "notify": sealed.ReadyAtNotify}
+
 // planOf makes the plan that a complete build file asks for, with the host key
 // documents read and verified.
 func planOf(cmd *cobra.Command, f *buildfile.File) (*owner.Plan, error) {
@@ -139,7 +149,7 @@ func planOf(cmd *cobra.Command, f *buildfile.File) (*owner.Plan, error) {
 		Name: f.Name, Kernel: kernel.Source{Kernel: plainPaths(f.Kernel), Modules: plainPaths(f.Modules), Release: f.KernelRelease},
 		Strip: f.Signatures == "strip", Cmdline: f.Cmdline,
 		Root: owner.FileSystem{Source: string(f.Root.Source), Partition: f.Root.Partition, Size: int64(f.Root.Size), ReadOnly: f.Root.ReadOnly},
-		Init: f.Init, StopSignal: uint8(f.StopSignal), MemoryMiB: f.MemoryMiB, AllowDump: f.EnableDump,
+		Init: f.Init, StopSignal: uint8(f.StopSignal), Ready: readyAt[f.Ready], MemoryMiB: f.MemoryMiB, AllowDump: f.EnableDump,
 		Hosts: docs, GuestDir: guestDir, Bundle: string(f.Output), Secrets: string(f.Secrets), BootableDisk: string(f.BootableDisk),
 		Warn: func(text string) { fmt.Fprintln(cmd.ErrOrStderr(), "warning:", text) },
 	}
@@ -152,7 +162,7 @@ func planOf(cmd *cobra.Command, f *buildfile.File) (*owner.Plan, error) {
 			FileSystem: owner.FileSystem{Source: string(v.Source), Partition: v.Partition, Size: int64(v.Size), ReadOnly: v.ReadOnly},
 		})
 	}
-	return plan, nil
+	return plan, fillWorkload(cmd, f, plan)
 }
 
 func plainPaths(paths []buildfile.Path) []string {
@@ -174,6 +184,7 @@ func showPlan(cmd *cobra.Command, f *buildfile.File, plan *owner.Plan) error {
 		return err
 	}
 	full.Cmdline = res.Cmdline
+	showWorkload(full, plan, res)
 	dir, err := filepath.Abs(plan.GuestDir)
 	if err != nil {
 		return fmt.Errorf("find guestinit: %w", err)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/secexec/secexec/owner"
 	"github.com/secexec/secexec/owner/buildfile"
 )
 
@@ -59,8 +60,10 @@ func (b *buildFlags) add(cmd *cobra.Command) {
 	b.field("cmdline", "cmdline", func(f *buildfile.File) { f.Cmdline = g.Cmdline })
 	f.StringVar(&g.Init, "init", "/sbin/init", "`PROGRAM` in the root to hand over to")
 	b.field("init", "init", func(f *buildfile.File) { f.Init = g.Init })
-	f.IntVar(&g.StopSignal, "stop-signal", 38, "signal `N` asks it to power off (systemd: SIGRTMIN+4)")
+	f.IntVar(&g.StopSignal, "stop-signal", owner.DefaultStopSignal, "signal `N` asks it to power off (systemd: SIGRTMIN+4); a workload's default: the image's, or 15")
 	b.field("stop-signal", "stop_signal", func(f *buildfile.File) { f.StopSignal = g.StopSignal })
+	f.StringVar(&g.Ready, "ready", "handover", "`handover|notify`: ready when the workload runs, or when it says READY=1 (sd_notify)")
+	b.field("ready", "ready", func(f *buildfile.File) { f.Ready = g.Ready })
 	b.addChannel(cmd)
 	f.IntVar(&g.MemoryMiB, "memory", 1024, "guest memory, `MIB`")
 	b.field("memory", "memory_mib", func(f *buildfile.File) { f.MemoryMiB = g.MemoryMiB })
@@ -89,6 +92,7 @@ func (b *buildFlags) add(cmd *cobra.Command) {
 	b.field("root-ca", "hosts.root_ca", func(f *buildfile.File) { f.Hosts.RootCA = g.Hosts.RootCA })
 	f.BoolVar(&g.Hosts.NoVerify, "no-verify", false, "take host key documents without verification")
 	b.field("no-verify", "hosts.no_verify", func(f *buildfile.File) { f.Hosts.NoVerify = g.Hosts.NoVerify })
+	b.addWorkload(cmd)
 	cmd.MarkFlagsMutuallyExclusive("parmfile", "cmdline")
 }
 
@@ -114,10 +118,14 @@ func (b *buildFlags) load(cmd *cobra.Command) (*buildfile.File, error) {
 		}
 		file.Cmdline = strings.TrimSuffix(string(text), "\n")
 	}
-	if file.Init == "" {
+	work, err := supervised(file)
+	if err != nil {
+		return nil, err
+	}
+	if file.Init == "" && !work {
 		file.Init = b.given.Init
 	}
-	if file.StopSignal == 0 {
+	if file.StopSignal == 0 && !work {
 		file.StopSignal = b.given.StopSignal
 	}
 	if file.MemoryMiB == 0 {
@@ -129,7 +137,13 @@ func (b *buildFlags) load(cmd *cobra.Command) (*buildfile.File, error) {
 	if file.Signatures != "keep" && file.Signatures != "strip" {
 		return nil, usageError{fmt.Errorf("--module-signatures %s is neither keep nor strip", file.Signatures)}
 	}
-	if file.StopSignal < 1 || file.StopSignal > 64 {
+	if file.Ready == "" {
+		file.Ready = b.given.Ready
+	}
+	if file.Ready != "handover" && file.Ready != "notify" {
+		return nil, usageError{fmt.Errorf("--ready %s is neither handover nor notify", file.Ready)}
+	}
+	if file.StopSignal < 1 && !work || file.StopSignal < 0 || file.StopSignal > 64 {
 		return nil, usageError{fmt.Errorf("stop signal %d is not in 1..64", file.StopSignal)}
 	}
 	if err := b.complete(file); err != nil {
@@ -164,7 +178,7 @@ func (b *buildFlags) complete(f *buildfile.File) error {
 		field string
 		given bool
 	}{
-		{"root.source", f.Root.Source != ""}, {"kernel", len(f.Kernel) > 0},
+		{"root.source", f.Root.Source != "" || f.FromImage != ""}, {"kernel", len(f.Kernel) > 0},
 		{"hosts.documents", len(f.Hosts.Documents) > 0}, {"output", f.Output != ""}, {"secrets", f.Secrets != ""},
 	} {
 		if need.given {

@@ -40,6 +40,12 @@ func guestJSON(g *hostagentv1.Guest) map[string]any {
 	if g.StartedUnixMs != 0 {
 		out["started"] = time.UnixMilli(g.StartedUnixMs).UTC()
 	}
+	if g.ExitStatus != nil {
+		out["exit_status"] = *g.ExitStatus
+	}
+	if g.Unhealthy {
+		out["unhealthy"] = true
+	}
 	if m := g.Move; m != nil {
 		out["move"] = map[string]string{"phase": m.Phase, "id": m.Id, "copy": m.Copy, "peer": m.Peer}
 	}
@@ -142,6 +148,9 @@ func newInspect() *cobra.Command {
 				}
 				if g.Unit != "" {
 					pairs = append(pairs, "unit", g.Unit)
+				}
+				if g.ExitStatus != nil {
+					pairs = append(pairs, "exit status", fmt.Sprint(*g.ExitStatus))
 				}
 				if f := g.Failure; f != nil {
 					pairs = append(pairs, "failure", f.Code+": "+f.Message, "remedy", f.Remedy)

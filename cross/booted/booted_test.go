@@ -77,7 +77,7 @@ func TestMain(m *testing.M) {
 func prepare() error {
 	for _, b := range [][]string{
 		{"native", "hostagent", "../../hostagent"}, {"native", "secexec", "../../cmd/secexec"},
-		{"s390x", "guestinit", "../../guestinit"}, {"s390x", "guestagent", "../../guestagent"}, {"s390x", "testinit", "./testinit"},
+		{"s390x", "guestinit", "../../guestinit"}, {"s390x", "guestagent", "../../guestagent"}, {"s390x", "testinit", "./testinit"}, {"s390x", "testapp", "./testapp"},
 	} {
 		cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(lab.dir, b[1]), b[2])
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -121,10 +122,11 @@ func empty(f *os.File, dev uint64) error {
 	return nil
 }
 
-// Env is the whole environment that the root's init gets.
+// Env is the environment that the root's init gets.
 var Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=linux", "HOME=/"}
 
-// Exec becomes the root's init. It returns only on failure.
-func Exec(init string) error {
-	return fmt.Errorf("exec %s: %w", init, syscall.Exec(init, []string{init}, Env))
+// Exec becomes the root's init, with Env and further variables. It returns only
+// on failure.
+func Exec(init string, env ...string) error {
+	return fmt.Errorf("exec %s: %w", init, syscall.Exec(init, []string{init}, append(slices.Clone(Env), env...)))
 }

@@ -62,7 +62,7 @@ func Secrets() error {
 	return fmt.Errorf("mount tmpfs on %s: %w", SecretsPath, err)
 }
 
-// ErrMountPoint says that a data volume can't be mounted where it should.
+// ErrMountPoint says that nothing can be mounted where it should.
 var ErrMountPoint = errors.New("no folder to mount on")
 
 // Data mounts a data volume in the root at a clean absolute path. A folder that
@@ -80,6 +80,20 @@ func Data(device, root, path, kind string, readOnly bool) error {
 	}
 	if err := unix.Mount(device, fmt.Sprintf("/proc/self/fd/%d", dir), kind, flags, ""); err != nil {
 		return fmt.Errorf("mount %s on %s: %w", device, path, err)
+	}
+	return nil
+}
+
+// Bind shows a folder, with what is mounted in it, at a place in the root, which
+// is made as Data makes it.
+func Bind(source, root, path string) error {
+	dir, err := folder(root, path)
+	if err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrMountPoint, path, err)
+	}
+	defer unix.Close(dir)
+	if err := unix.Mount(source, fmt.Sprintf("/proc/self/fd/%d", dir), "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("mount %s on %s: %w", source, path, err)
 	}
 	return nil
 }

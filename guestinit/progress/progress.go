@@ -40,7 +40,7 @@ func (s *Stages) say(m readiness.Message) {
 	}
 	if !s.hello {
 		// Repeated until the host takes it: it may not be connected yet.
-		s.hello = s.port.Write(line(readiness.Hello{Speaker: "guestinit", BootID: s.bootID})) == nil
+		s.hello = s.port.Write(line(readiness.Hello{Version: readiness.Version, Speaker: "guestinit", BootID: s.bootID})) == nil
 	}
 	_ = s.port.Write(line(m))
 }

@@ -194,6 +194,11 @@ func (s *Service) show(g store.Guest) *hostagentv1.Guest {
 	if r := g.Restart; r != nil {
 		out.Restart = &hostagentv1.Restart{Policy: r.Policy, Limit: r.Limit, WindowS: r.WindowS}
 	}
+	out.Unhealthy = g.Unhealthy
+	if g.Exit != nil {
+		status := uint32(*g.Exit)
+		out.ExitStatus = &status
+	}
 	if !g.RestartAt.IsZero() {
 		out.RestartUnixMs = g.RestartAt.UnixMilli()
 	}

@@ -58,6 +58,7 @@ const (
 	UnitTaken     Code = "H242"
 	OutOfMemory   Code = "H243"
 	NoChannel     Code = "H244"
+	Workload      Code = "H249"
 )
 
 // entry is a code's meaning, remedy and ttrpc status.
@@ -109,6 +110,7 @@ var table = map[Code]entry{
 	Unfit:         {"the guest can't be moved to that node", "see secexec move --dry-run", codes.FailedPrecondition},
 	NoSystemd:     {"systemd can't be reached to launch QEMU", "see that /run/systemd/private or the system bus is there, or set launcher: direct in hostagent.yaml", codes.Unavailable},
 	UnitTaken:     {"a QEMU of this guest runs already", "see systemctl status of its unit; another hostagent on this node may have a guest of this name", codes.AlreadyExists},
+	Workload:      {"the guest's program ended with an exit status that is not 0", "see secexec logs; 128 and more is a signal", codes.Aborted},
 	OutOfMemory:   {"QEMU was ended for want of memory", "see the unit's messages in the journal; the node may have given out more memory than it has", codes.ResourceExhausted},
 	NoChannel:     {"the owner's channel into the guest can't be reached", "wait for the client that is connected; a guest that an older hostagent started has no channel until it is started again", codes.Unavailable},
 }

@@ -173,6 +173,7 @@ func (g *Guest) begin(ctx context.Context, change func(rec *store.Guest) error) 
 // fresh makes the record one of a guest that was never started.
 func fresh(rec *store.Guest) {
 	rec.Started, rec.Stages, rec.Failure, rec.Process, rec.RestartAt = time.Now().UTC(), nil, nil, nil, time.Time{}
+	rec.Exit, rec.Unhealthy = nil, false
 }
 
 // settled waits until an ended run has cleared up behind itself, which it does
@@ -275,6 +276,19 @@ func (g *Guest) hear(stage string) error {
 		return nil // it may say so as often as it likes
 	}
 	return g.apply(hint, nil, func(rec *store.Guest) error { pass(rec, stage, store.ByGuest); return nil })
+}
+
+// exited takes down how the guest's one program ended.
+func (g *Guest) exited(status uint8) error {
+	return g.apply(hint, nil, func(rec *store.Guest) error { rec.Exit = &status; return nil })
+}
+
+// healthy takes down whether the workload keeps its watchdog's time.
+func (g *Guest) healthy(is bool) error {
+	if g.record().Unhealthy == !is {
+		return nil
+	}
+	return g.apply(hint, nil, func(rec *store.Guest) error { rec.Unhealthy = !is; return nil })
 }
 
 // guestFault is the failure that the guest itself reported.

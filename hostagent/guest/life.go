@@ -57,6 +57,7 @@ type life struct {
 	reason string // why QEMU ends, from its SHUTDOWN event
 	panics string // words of its GUEST_PANICKED event
 	failed string // code of the guest's FAIL line
+	exit   *uint8 // of its EXIT line
 	ready  bool
 
 	patience time.Duration // at least, before the guest counts as not ready in time
@@ -175,6 +176,15 @@ func (l *life) message(m readiness.Message) (gaveUp bool) {
 			l.failed = m.Code
 			return true
 		}
+	case readiness.Exit:
+		if l.exit == nil {
+			l.exit = &m.Status
+			l.report(l.g.exited(m.Status))
+		}
+	case readiness.Unhealthy:
+		l.report(l.g.healthy(false))
+	case readiness.Healthy:
+		l.report(l.g.healthy(true))
 	case readiness.Report:
 		select {
 		case l.reports <- m.COSE:
@@ -198,19 +208,8 @@ func (l *life) challenge(ctx context.Context, nonce [readiness.NonceSize]byte) (
 	case <-l.reports: // an answer that came too late for its asker
 	default:
 	}
-	err := l.port.send(readiness.Challenge{Nonce: nonce})
-	for ; errors.Is(err, errNotConnected); err = l.port.send(readiness.Challenge{Nonce: nonce}) {
-		select { // the guest was taken over just now, say
-		case <-time.After(portPatience):
-		case <-l.done:
-			return nil, errors.New("the guest ended")
-		case <-ctx.Done():
-			return nil, err
-		}
-	}
-	if err != nil {
-		return nil, err
-	}
+	l.port.ask(nonce) // the guest was taken over just now, say: it hears it when it is connected
+	defer l.port.forget()
 	select {
 	case report := <-l.reports:
 		return report, nil

@@ -3,6 +3,7 @@ package guest
 import (
 	"bufio"
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -44,7 +45,8 @@ func bootsUp(m *machine, line string) {
 		}
 		m.say(readiness.Pong{Token: rest}.String())
 	case "CHALLENGE":
-		m.say(readiness.Report{COSE: []byte("report over " + rest)}.String())
+		nonce, _ := hex.DecodeString(rest)
+		m.say(readiness.Report{COSE: append([]byte("report over "), nonce...)}.String())
 	case "POWEROFF":
 		m.say("BYE")
 		m.shutdown("guest-shutdown")

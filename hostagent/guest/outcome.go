@@ -78,7 +78,9 @@ func (l *life) finish() {
 	case l.reason == "guest-reset" && l.ready:
 		l.reboot()
 		return
-	case l.reason == "guest-shutdown" && l.ready:
+	case l.reason == "guest-shutdown" && l.exit != nil && *l.exit != 0:
+		f = fault.New(fault.Workload, "%s", withTail(fmt.Sprintf("guest %s: its program ended with exit status %d", name, *l.exit), "its console's last lines", console))
+	case l.reason == "guest-shutdown" && (l.ready || l.exit != nil):
 	case l.reason == "guest-shutdown" || l.reason == "guest-reset":
 		f = fault.New(fault.EndedEarly, "%s", withTail(fmt.Sprintf("guest %s ended before it was ready", name), "its console's last lines", console))
 	default:

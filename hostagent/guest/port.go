@@ -19,7 +19,6 @@ import (
 // line and a few messages of it and spends little time on it.
 const (
 	portBacklog  = 32                    // messages not handled yet; more are dropped
-	portRate     = 256 << 10             // bytes read per second
 	portWrite    = 2 * time.Second       // for one line
 	portPatience = 50 * time.Millisecond // before connecting again, at first
 	portPause    = 5 * time.Second       // and at most
@@ -28,25 +27,22 @@ const (
 
 var errNotConnected = errors.New("readiness port is not connected")
 
-// port is the host's end of a readiness port. It connects again whenever the
-// connection ends, until its context does.
+// port carries the host's end of the readiness protocol, readiness.Host. It
+// connects again whenever the connection ends, until its context does.
 type port struct {
 	messages chan readiness.Message
 	log      *slog.Logger
 
 	mu     sync.Mutex
+	host   readiness.Host
 	conn   net.Conn    // nil while not connected
 	stop   func() bool // lets the context's end leave conn alone
-	off    bool        // the guest is to power off: said again after each connect
 	parked *wake.Call  // of the reader, which waits
 
 	// Of the reader: one goroutine at a time, none while the guest says nothing.
-	lines  readiness.Lines
-	pause  time.Duration // before connecting again
-	window time.Time     // since when got counts
-	got    int           // bytes
-	said   time.Time     // when it complained last
-	bad    uint64        // lines that are no message, not told yet
+	pause time.Duration // before connecting again
+	said  time.Time     // when it complained last
+	bad   uint64        // lines that are no message, not told yet
 }
 
 func newPort(log *slog.Logger) *port {
@@ -87,15 +83,11 @@ func (p *port) connect(ctx context.Context, socket string) net.Conn {
 		return nil
 	}
 	p.mu.Lock()
-	p.conn, p.lines = conn, readiness.Lines{}
+	p.conn = conn
 	p.stop = context.AfterFunc(ctx, func() { p.drop(conn) })
+	first := p.host.Connected()
 	p.mu.Unlock()
-	p.window, p.got = time.Now(), 0
-	// The agent answers with all that was said before anybody listened.
-	_ = p.send(readiness.Ping{Token: "01"})
-	if p.mustPowerOff() {
-		_ = p.send(readiness.PowerOff{})
-	}
+	_ = p.write(first)
 	return conn
 }
 
@@ -105,6 +97,7 @@ func (p *port) drop(conn net.Conn) {
 	defer p.mu.Unlock()
 	if p.conn == conn {
 		p.conn = nil
+		p.host.Lost()
 		p.stop()
 		if p.parked != nil {
 			p.parked.Cancel()
@@ -139,18 +132,30 @@ func (p *port) connection() net.Conn {
 // powerOff asks the guest to power off, now and after each later connect: a
 // connection just lost must not lose the request.
 func (p *port) powerOff() {
-	p.mu.Lock()
-	p.off = true
-	p.mu.Unlock()
-	if err := p.send(readiness.PowerOff{}); err != nil {
+	if err := p.say((*readiness.Host).PowerOff); err != nil {
 		p.log.Warn("guest is asked to power off later", "error", err)
 	}
 }
 
-func (p *port) mustPowerOff() bool {
+// ask asks the guest for a report over a nonce, now or after the next connect, up
+// to forget.
+func (p *port) ask(nonce [readiness.NonceSize]byte) {
+	err := p.say(func(h *readiness.Host) []readiness.Message { return h.Ask(nonce) })
+	if err != nil {
+		p.log.Warn("guest is challenged later", "error", err)
+	}
+}
+
+func (p *port) forget() {
+	_ = p.say(func(h *readiness.Host) []readiness.Message { h.Forget(); return nil })
+}
+
+// say writes what the host's end wants said.
+func (p *port) say(event func(*readiness.Host) []readiness.Message) error {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.off
+	messages := event(&p.host)
+	p.mu.Unlock()
+	return p.write(messages)
 }
 
 // read hands on what the guest says next. It tells whether the connection goes on.
@@ -160,46 +165,45 @@ func (p *port) read(ctx context.Context, conn net.Conn) bool {
 	if err != nil {
 		return false
 	}
-	p.lines.Feed(buf[:n], func(line string) {
-		m, err := readiness.ParseGuest(line)
-		if err != nil {
-			p.bad++
-			return
-		}
+	p.mu.Lock()
+	told := p.host.Read(buf[:n])
+	p.bad += p.host.Bad()
+	wait := p.host.Pause(time.Now())
+	p.mu.Unlock()
+	for _, m := range told {
 		p.pause = portPatience
 		select {
 		case p.messages <- m:
 		default:
 		}
-	})
-	p.bad += p.lines.Dropped
-	p.lines.Dropped = 0
+	}
 	if p.bad > 0 && time.Since(p.said) > portComplain {
 		p.log.Warn("readiness port: lines that are no message", "count", p.bad)
 		p.said, p.bad = time.Now(), 0
 	}
-	if p.got += n; p.got >= portRate {
+	if wait > 0 {
 		select {
-		case <-time.After(time.Until(p.window.Add(time.Second))):
+		case <-time.After(wait):
 		case <-ctx.Done():
 			return false
 		}
-		p.window, p.got = time.Now(), 0
 	}
 	return true
 }
 
-// send writes one line, within portWrite.
-func (p *port) send(m readiness.Message) error {
-	conn := p.connection()
-	if conn == nil {
-		return errNotConnected
-	}
-	if err := conn.SetWriteDeadline(time.Now().Add(portWrite)); err != nil {
-		return fmt.Errorf("write readiness port: %w", err)
-	}
-	if _, err := conn.Write(append([]byte(m.String()), '\n')); err != nil {
-		return fmt.Errorf("write readiness port: %w", err)
+// write writes lines, each within portWrite.
+func (p *port) write(messages []readiness.Message) error {
+	for _, m := range messages {
+		conn := p.connection()
+		if conn == nil {
+			return errNotConnected
+		}
+		if err := conn.SetWriteDeadline(time.Now().Add(portWrite)); err != nil {
+			return fmt.Errorf("write readiness port: %w", err)
+		}
+		if _, err := conn.Write(append([]byte(m.String()), '\n')); err != nil {
+			return fmt.Errorf("write readiness port: %w", err)
+		}
 	}
 	return nil
 }

@@ -58,8 +58,10 @@ func TestPortReconnectsAndAsksAgain(t *testing.T) {
 	go p.run(ctx, path)
 	for range 2 {
 		c := accept()
-		if got := readLine(t, c); got != "PING 01" {
-			t.Errorf("greeted with %q", got)
+		for _, want := range []string{"HELLO 2 hostagent", "PING 01"} {
+			if got := readLine(t, c); got != want {
+				t.Errorf("greeted with %q, wants %q", got, want)
+			}
 		}
 		if _, err := c.Write([]byte("half a line that an earlier hostagent missed the start of\nSTAGE kernel 5\nSTAGE nonsense 1\n")); err != nil {
 			t.Fatal(err)
@@ -67,14 +69,14 @@ func TestPortReconnectsAndAsksAgain(t *testing.T) {
 		if m := <-p.messages; m.String() != "STAGE kernel 5" {
 			t.Errorf("got %s", m)
 		}
-		if err := p.send(readiness.PowerOff{}); err != nil || readLine(t, c) != "POWEROFF" {
+		if err := p.write([]readiness.Message{readiness.PowerOff{}}); err != nil || readLine(t, c) != "POWEROFF" {
 			t.Errorf("send: %v", err)
 		}
 		c.Close()
 	}
 	cancel()
 	unconnected(t, p)
-	if err := p.send(readiness.PowerOff{}); err == nil {
+	if err := p.write([]readiness.Message{readiness.PowerOff{}}); err == nil {
 		t.Error("send without a connection succeeds")
 	}
 }
@@ -99,7 +101,7 @@ func TestPortFlood(t *testing.T) {
 			break // the host stopped reading: back pressure
 		}
 	}
-	if limit := 4 * portRate; sent > limit {
+	if limit := 4 * readiness.HostRate; sent > limit {
 		t.Errorf("%d bytes taken in 1.5 s, wants at most %d", sent, limit)
 	}
 	if n := len(p.messages); n > portBacklog {

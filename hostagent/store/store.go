@@ -82,6 +82,8 @@ type Guest struct {
 	Move      *Move       `json:"move,omitempty"`      // nil: the guest is here and nowhere else
 	RestartAt time.Time   `json:"restart_at,omitzero"` // when a waiting guest starts again, zero: in its turn after the node's boot
 	BootID    string      `json:"boot_id,omitempty"`   // of the node's boot in which this was written
+	Exit      *uint8      `json:"exit,omitempty"`      // how the guest says that its one program ended, of the last start
+	Unhealthy bool        `json:"unhealthy,omitempty"` // its workload missed its watchdog's time, it says
 }
 
 // Restart is what happens when a guest ends without being told to.

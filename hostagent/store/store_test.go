@@ -177,7 +177,9 @@ func fill(v reflect.Value) {
 		case f.Type() == reflect.TypeFor[time.Time]():
 		case f.Kind() == reflect.Pointer:
 			f.Set(reflect.New(f.Type().Elem()))
-			fill(f.Elem())
+			if f.Elem().Kind() == reflect.Struct {
+				fill(f.Elem())
+			}
 		case f.Kind() == reflect.Slice:
 			f.Set(reflect.MakeSlice(f.Type(), 2, 4))
 		}

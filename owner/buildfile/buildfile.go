@@ -44,10 +44,13 @@ type File struct {
 	KernelRelease string   `yaml:"kernel_release,omitempty" doc:"Release, as uname -r prints it, of one of several kernels."`
 	Signatures    string   `yaml:"module_signatures,omitempty" enum:"keep strip" doc:"Whether kernel modules keep their signatures, which cost time at each start; default: keep."`
 	Cmdline       string   `yaml:"cmdline,omitempty" doc:"Kernel command line; default: what an SE guest needs."`
+	FromImage     Source   `yaml:"from_image,omitempty" doc:"Container image that is the root and whose program guestinit runs: a path, or with its transport."`
 	Root          Root     `yaml:"root,omitempty" doc:"The encrypted root file system."`
 	Volumes       []Volume `yaml:"volumes,omitempty" doc:"Encrypted data volumes, each with a key of its own."`
 	Init          string   `yaml:"init,omitempty" doc:"Program in the root to hand over to; default: /sbin/init."`
-	StopSignal    int      `yaml:"stop_signal,omitempty" doc:"Signal that asks it to power off; default: 38, systemd's SIGRTMIN+4." min:"1" max:"64"`
+	StopSignal    int      `yaml:"stop_signal,omitempty" doc:"Signal that asks it to power off; default: 38, systemd's SIGRTMIN+4; of a workload: the image's, or 15." min:"1" max:"64"`
+	Workload      Workload `yaml:"workload,omitempty" doc:"The root's one program, which guestinit runs instead of handing over to an init."`
+	Ready         string   `yaml:"ready,omitempty" enum:"handover notify" doc:"When the guest counts as ready: as soon as its workload runs, or when that says READY=1 (sd_notify); default: handover."`
 	Channel       Channel  `yaml:"channel,omitempty" doc:"The owner's own channel into the guest."`
 	MemoryMiB     int      `yaml:"memory_mib,omitempty" doc:"Guest memory in MiB; default: 1024." min:"64" max:"4194304"`
 	EnableDump    bool     `yaml:"enable_dump,omitempty" doc:"Let the provider make dumps of the guest, encrypted so that only cck.key of the secrets opens them; default: false."`

@@ -23,5 +23,17 @@ var Failures = map[string]string{
 	"G118": "a data volume does not hold what was sealed",
 	"G119": "a data volume's mount point is no folder of the root",
 
+	"G140": "the root has no such program",
+	"G141": "what the workload runs in can't be set up",
+	"G142": "the workload's program can't be started",
+
+	"G150": "the guest has no network interface",
+	"G151": "the guest has several network interfaces",
+	"G152": "the network can't be set up",
+	"G153": "no DHCP server gave an address in time",
+	"G154": "the root has no place for the network's files",
+
 	"G155": "the folder for delivered secrets can't be mounted",
+
+	"G160": "the workload's notification socket can't be made",
 }

@@ -11,25 +11,23 @@ type Lines struct {
 	skipping bool
 }
 
-// Feed takes bytes as they come and calls do for each line they complete. The
-// line has no line feed and is valid until do returns.
-func (l *Lines) Feed(b []byte, do func(line string)) {
-	for len(b) > 0 {
-		i := bytes.IndexByte(b, '\n')
-		if i < 0 {
-			l.keep(b)
-			return
-		}
-		l.keep(b[:i])
-		if l.skipping {
-			l.skipping = false
-			l.Dropped++
-		} else {
-			do(string(l.buf))
-		}
-		l.buf = l.buf[:0]
-		b = b[i+1:]
+// Next takes bytes up to the first line feed. It returns the line that this
+// completes, without the line feed, and what is left of the bytes. ok is false
+// where they complete none that may be a message.
+func (l *Lines) Next(b []byte) (line string, rest []byte, ok bool) {
+	i := bytes.IndexByte(b, '\n')
+	if i < 0 {
+		l.keep(b)
+		return "", nil, false
 	}
+	l.keep(b[:i])
+	if ok = !l.skipping; ok {
+		line = string(l.buf)
+	} else {
+		l.Dropped++
+	}
+	l.Reset()
+	return line, b[i+1:], ok
 }
 
 // Reset forgets a line begun, as after a new connection.

@@ -20,8 +20,14 @@ import (
 // PortName is the virtio-serial port's name.
 const PortName = "org.secexec.readiness.0"
 
-// Version is the protocol's version, in HELLO.
-const Version = 1
+// Version is the highest version of the protocol that this package speaks. Both
+// ends say theirs in HELLO and talk the lower one; docs/readiness.md has the
+// rule. Version 2 added the host's HELLO, STAGE running, EXIT, HEALTHY and
+// UNHEALTHY.
+const Version = 2
+
+// maxVersion bounds the number in HELLO.
+const maxVersion = 9999
 
 // MaxLine bounds a line, its line feed included.
 const MaxLine = 4096
@@ -38,11 +44,12 @@ const (
 	StageUnlocked = "unlocked" // the root's dm-crypt device is there
 	StageMounted  = "mounted"  // the root is mounted
 	StageHandover = "handover" // guestagent runs, guestinit is about to become the root's init
-	StageReady    = "ready"    // the root's init runs, guestagent answers challenges
+	StageRunning  = "running"  // the root's init, or its one program, runs
+	StageReady    = "ready"    // so it does and, if the owner sealed that, said READY=1
 )
 
 // Stages lists the stages in order.
-var Stages = []string{StageKernel, StageUnlocked, StageMounted, StageHandover, StageReady}
+var Stages = []string{StageKernel, StageUnlocked, StageMounted, StageHandover, StageRunning, StageReady}
 
 // ErrMessage is wrapped by every error about a line.
 var ErrMessage = errors.New("invalid readiness message")
@@ -54,6 +61,7 @@ type Message interface{ String() string }
 type (
 	// Hello opens what one process of the guest has to say.
 	Hello struct {
+		Version uint16       // the highest that it speaks
 		Speaker string       // "guestinit" or "guestagent"
 		BootID  [IDSize]byte // the kernel's boot_id
 	}
@@ -74,10 +82,19 @@ type (
 	Report struct{ COSE []byte }
 	// Bye says that the guest was asked to power off and will.
 	Bye struct{}
+	// Exit says how the guest's one program ended, which is not run again: a
+	// status of 0 to 255, where 128+n is signal n.
+	Exit struct{ Status uint8 }
+	// Unhealthy says that the workload missed its watchdog's time.
+	Unhealthy struct{}
+	// Healthy says that it keeps it again.
+	Healthy struct{}
 )
 
 // Messages from the host.
 type (
+	// HostHello opens what the host has to say, on each connection.
+	HostHello struct{ Version uint16 } // the highest that it speaks
 	// Ping asks for Hello, all stages so far, and Pong.
 	Ping struct{ Token string } // 1 to 32 hex digits
 	// Challenge asks for a Report over a nonce.
@@ -86,12 +103,16 @@ type (
 	PowerOff struct{}
 )
 
-func (m Hello) String() string     { return fmt.Sprintf("HELLO %d %s %x", Version, m.Speaker, m.BootID) }
+func (m Hello) String() string     { return fmt.Sprintf("HELLO %d %s %x", m.Version, m.Speaker, m.BootID) }
 func (m Stage) String() string     { return "STAGE " + m.Name + " " + strconv.FormatUint(m.Millis, 10) }
 func (m Fail) String() string      { return "FAIL " + m.Code + " " + strconv.FormatUint(m.Millis, 10) }
 func (m Pong) String() string      { return "PONG " + m.Token }
 func (m Report) String() string    { return "REPORT " + base64.StdEncoding.EncodeToString(m.COSE) }
 func (m Bye) String() string       { return "BYE" }
+func (m Exit) String() string      { return "EXIT " + strconv.Itoa(int(m.Status)) }
+func (m Unhealthy) String() string { return "UNHEALTHY" }
+func (m Healthy) String() string   { return "HEALTHY" }
+func (m HostHello) String() string { return fmt.Sprintf("HELLO %d hostagent", m.Version) }
 func (m Ping) String() string      { return "PING " + m.Token }
 func (m Challenge) String() string { return "CHALLENGE " + hex.EncodeToString(m.Nonce[:]) }
 func (m PowerOff) String() string  { return "POWEROFF" }
@@ -103,8 +124,8 @@ func ParseGuest(line string) (Message, error) {
 	var m Message
 	switch verb {
 	case "HELLO":
-		if len(f) == 3 && (f[1] == "guestinit" || f[1] == "guestagent") {
-			h := Hello{Speaker: f[1]}
+		if len(f) == 3 && parseVersion(f[0]) > 0 && (f[1] == "guestinit" || f[1] == "guestagent") {
+			h := Hello{Version: parseVersion(f[0]), Speaker: f[1]}
 			if n, err := hex.Decode(h.BootID[:], []byte(cut(f[2], 2*IDSize))); err == nil && n == IDSize {
 				m = h
 			}
@@ -131,6 +152,14 @@ func ParseGuest(line string) (Message, error) {
 		}
 	case "BYE":
 		m = Bye{}
+	case "EXIT":
+		if status, err := strconv.ParseUint(rest, 10, 8); err == nil {
+			m = Exit{uint8(status)}
+		}
+	case "UNHEALTHY":
+		m = Unhealthy{}
+	case "HEALTHY":
+		m = Healthy{}
 	}
 	return canonical(m, line)
 }
@@ -140,6 +169,11 @@ func ParseHost(line string) (Message, error) {
 	verb, rest, _ := strings.Cut(line, " ")
 	var m Message
 	switch verb {
+	case "HELLO":
+		number, _, _ := strings.Cut(rest, " ")
+		if v := parseVersion(number); v > 0 {
+			m = HostHello{v}
+		}
 	case "PING":
 		if isToken(rest) {
 			m = Ping{rest}
@@ -165,6 +199,28 @@ func canonical(m Message, line string) (Message, error) {
 
 // cut bounds what is decoded into a fixed array; a longer text fails canonical.
 func cut(s string, n int) string { return s[:min(len(s), n)] }
+
+// parseVersion returns 0 for what is no version.
+func parseVersion(s string) uint16 {
+	n, err := strconv.ParseUint(s, 10, 16)
+	if err != nil || n > maxVersion {
+		return 0
+	}
+	return uint16(n)
+}
+
+// since is the version of the protocol that brought a message.
+func since(m Message) uint16 {
+	switch m := m.(type) {
+	case HostHello, Exit, Healthy, Unhealthy:
+		return 2
+	case Stage:
+		if m.Name == StageRunning {
+			return 2
+		}
+	}
+	return 1
+}
 
 func known(stage string) bool {
 	for _, s := range Stages {

@@ -71,6 +71,12 @@ func (a *archive) open(name string) (io.ReadCloser, error) {
 	return io.NopCloser(io.NewSectionReader(a.f, e.offset, e.size)), nil
 }
 
+func (a *archive) has(name string) bool {
+	_, file := a.at[name]
+	_, link := a.links[name]
+	return file || link
+}
+
 func (a *archive) Close() error { return a.f.Close() }
 
 func openArchive(ctx context.Context, transport, rest string, o Options) (*Image, error) {

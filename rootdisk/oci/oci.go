@@ -17,6 +17,8 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 )
 
@@ -51,7 +53,13 @@ type Config struct {
 	User       string   `json:"User,omitempty"`
 	WorkingDir string   `json:"WorkingDir,omitempty"`
 	StopSignal string   `json:"StopSignal,omitempty"`
+
+	Volumes     map[string]struct{} `json:"Volumes,omitempty"`     // folders for data of their own
+	Healthcheck *Healthcheck        `json:"Healthcheck,omitempty"` // Docker's, not OCI's
 }
+
+// Healthcheck is a program that an engine would run again and again.
+type Healthcheck struct{ Test []string }
 
 // Image is an open image. Close ends it.
 type Image struct {
@@ -94,6 +102,41 @@ func Transport(ref string) (transport, rest string, ok bool) {
 	}
 	rest, ok = strings.CutPrefix(ref, "docker://")
 	return "docker", rest, ok
+}
+
+// Reference makes a reference of a path to an image, by what is there: a layout
+// folder, or a layout's or docker's archive. A reference it leaves as it is.
+func Reference(ctx context.Context, path string) (string, error) {
+	if _, _, ok := Transport(path); ok {
+		return path, nil
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", fmt.Errorf("open image: %w", err)
+	}
+	if info.IsDir() {
+		if _, err := os.Lstat(filepath.Join(path, "oci-layout")); err != nil {
+			return "", fmt.Errorf("open image %.200s: %w: a folder without oci-layout is no container image: say --root for a folder with a root's files", path, ErrImage)
+		}
+		return "oci:" + path, nil
+	}
+	f, err := openPlain(ctx, path, "")
+	if err != nil {
+		return "", fmt.Errorf("open image %.200s: %w", path, err)
+	}
+	a, err := newArchive(f)
+	if err != nil {
+		f.Close()
+		return "", fmt.Errorf("open image %.200s: %w", path, err)
+	}
+	defer a.Close()
+	switch { // docker writes both in one; the layout has a digest of everything
+	case a.has("oci-layout"):
+		return "oci-archive:" + path, nil
+	case a.has("manifest.json"):
+		return "docker-archive:" + path, nil
+	}
+	return "", fmt.Errorf("open image %.200s: %w: it has neither oci-layout nor manifest.json: say --root for a tar of a root's files", path, ErrImage)
 }
 
 // Open opens the image for linux and an architecture.

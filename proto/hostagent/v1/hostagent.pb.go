@@ -884,6 +884,10 @@ type Guest struct {
 	Image         string     `protobuf:"bytes,35,opt,name=image,proto3" json:"image,omitempty"`       // boot image in that folder; empty: firmware boots the first disk
 	Loadparm      string     `protobuf:"bytes,36,opt,name=loadparm,proto3" json:"loadparm,omitempty"` // entry of its boot menu then, empty: the default one
 	Move          *MovePlace `protobuf:"bytes,30,opt,name=move,proto3" json:"move,omitempty"`         // absent: in no offline migration
+	// Hints of the guest's: how its one program ended, of the last start, 128+n for
+	// signal n; and that its workload missed its watchdog's time.
+	ExitStatus    *uint32 `protobuf:"varint,40,opt,name=exit_status,json=exitStatus,proto3,oneof" json:"exit_status,omitempty"`
+	Unhealthy     bool    `protobuf:"varint,41,opt,name=unhealthy,proto3" json:"unhealthy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1114,11 +1118,25 @@ func (x *Guest) GetMove() *MovePlace {
 	return nil
 }
 
+func (x *Guest) GetExitStatus() uint32 {
+	if x != nil && x.ExitStatus != nil {
+		return *x.ExitStatus
+	}
+	return 0
+}
+
+func (x *Guest) GetUnhealthy() bool {
+	if x != nil {
+		return x.Unhealthy
+	}
+	return false
+}
+
 // Stage is a hint: the host, and in the guest anybody, can write it. The
 // signed report is what proves.
 type Stage struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`      // starting unpacked kernel unlocked mounted handover ready
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`      // starting unpacked kernel unlocked mounted handover running ready
 	Millis        uint64                 `protobuf:"varint,2,opt,name=millis,proto3" json:"millis,omitempty"` // since the start, by the host's clock
 	By            string                 `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`          // who says so: host, guest
 	unknownFields protoimpl.UnknownFields
@@ -1742,7 +1760,7 @@ const file_proto_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"timeUnixMs\x121\n" +
 	"\x05guest\x18\x03 \x01(\v2\x1b.secexec.hostagent.v1.GuestR\x05guest\x12\x18\n" +
 	"\adeleted\x18\x04 \x01(\bR\adeleted\x12\x14\n" +
-	"\x05epoch\x18\x05 \x01(\tR\x05epoch\"\xc6\a\n" +
+	"\x05epoch\x18\x05 \x01(\tR\x05epoch\"\x9a\b\n" +
 	"\x05Guest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04uuid\x18\x02 \x01(\tR\x04uuid\x12\x14\n" +
@@ -1773,7 +1791,11 @@ const file_proto_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\x06folder\x18\" \x01(\tR\x06folder\x12\x14\n" +
 	"\x05image\x18# \x01(\tR\x05image\x12\x1a\n" +
 	"\bloadparm\x18$ \x01(\tR\bloadparm\x123\n" +
-	"\x04move\x18\x1e \x01(\v2\x1f.secexec.hostagent.v1.MovePlaceR\x04move\"C\n" +
+	"\x04move\x18\x1e \x01(\v2\x1f.secexec.hostagent.v1.MovePlaceR\x04move\x12$\n" +
+	"\vexit_status\x18( \x01(\rH\x00R\n" +
+	"exitStatus\x88\x01\x01\x12\x1c\n" +
+	"\tunhealthy\x18) \x01(\bR\tunhealthyB\x0e\n" +
+	"\f_exit_status\"C\n" +
 	"\x05Stage\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06millis\x18\x02 \x01(\x04R\x06millis\x12\x0e\n" +
@@ -1913,6 +1935,7 @@ func file_proto_hostagent_v1_hostagent_proto_init() {
 	if File_proto_hostagent_v1_hostagent_proto != nil {
 		return
 	}
+	file_proto_hostagent_v1_hostagent_proto_msgTypes[13].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -14,6 +14,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/fxamacker/cbor/v2"
 	"github.com/veraison/go-cose"
@@ -28,6 +29,7 @@ var (
 	ErrMalformed = errors.New("malformed readiness report")
 	ErrSignature = errors.New("readiness report is not signed by this image's identity key")
 	ErrNonce     = errors.New("readiness report answers another nonce")
+	ErrProfile   = errors.New("readiness report of a profile that this version does not know")
 )
 
 // Claims are what a report says. Keys: 10 is EAT's nonce; negative ones are
@@ -39,6 +41,25 @@ type Claims struct {
 	RootID  []byte  `cbor:"-70003,keyasint"` // 16 bytes, the root volume's LUKS2 UUID
 	BootKey []byte  `cbor:"-70004,keyasint"` // 32 bytes, Ed25519 key made at this boot, for the owner's channel
 	Stages  []Stage `cbor:"-70005,keyasint"` // stages passed, in order
+
+	RootMode string `cbor:"-70006,keyasint"` // what the root's mapping detects: one of RootModes
+	ReadyAt  string `cbor:"-70007,keyasint"` // what stage ready means: one of ReadyAts
+	Profile  string `cbor:"265,keyasint"`    // EAT's profile: Profile
+}
+
+// Profile names this set of claims. A later one gets another name and another
+// message to ask for it: who asks by CHALLENGE gets this one.
+const Profile = "tag:secexec,2026:readiness-1"
+
+// RootModes are the names of sealed.Mode's values, ReadyAts of sealed.Ready's.
+var (
+	RootModes = []string{"crypt", "crypt-integrity", "verity"}
+	ReadyAts  = []string{"handover", "notify"}
+)
+
+// Passed tells whether a stage is among those passed.
+func (c *Claims) Passed(stage string) bool {
+	return slices.ContainsFunc(c.Stages, func(s Stage) bool { return s.Name == stage })
 }
 
 // Stage is a stage passed and when, by the guest's clock since kernel start.
@@ -139,6 +160,12 @@ func Verify(identity ed25519.PublicKey, nonce, raw []byte) (*Claims, error) {
 }
 
 func (c *Claims) check() error {
+	if c.Profile != Profile {
+		return fmt.Errorf("%w: %.60q", ErrProfile, c.Profile)
+	}
+	if !slices.Contains(RootModes, c.RootMode) || !slices.Contains(ReadyAts, c.ReadyAt) {
+		return fmt.Errorf("%w: root mode %.20q, ready at %.20q", ErrMalformed, c.RootMode, c.ReadyAt)
+	}
 	if len(c.Nonce) != 32 || len(c.ImageID) != 16 || len(c.BootID) != 16 || len(c.RootID) != 16 || len(c.BootKey) != ed25519.PublicKeySize || len(c.Stages) > maxStages {
 		return fmt.Errorf("%w: a claim has the wrong size", ErrMalformed)
 	}

@@ -25,6 +25,7 @@ func claims() Claims {
 	return Claims{
 		Nonce: nonce, ImageID: bytes.Repeat([]byte{2}, 16), BootID: bytes.Repeat([]byte{3}, 16), RootID: bytes.Repeat([]byte{4}, 16),
 		BootKey: bytes.Repeat([]byte{5}, 32), Stages: []Stage{{Name: "kernel", Millis: 1200}, {Name: "ready", Millis: 2900}},
+		RootMode: "crypt", ReadyAt: "handover", Profile: Profile,
 	}
 }
 
@@ -100,7 +101,7 @@ func TestSignedButNotCanonical(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, payload := range map[string][]byte{
-		"no claims": {0xa0}, "not a map": {0x01}, "unknown claim": append([]byte{good[0] + 1}, append(bytes.Clone(good[1:]), 0x18, 0x63, 0x01)...),
+		"no claims": {0xa0}, "not a map": {0x01}, "unknown claim": append([]byte{good[0] + 1}, append(bytes.Clone(good[1:]), 0x1b, 0, 0, 0, 1, 0, 0, 0, 0, 1)...),
 		"trailing byte": append(bytes.Clone(good), 0), "indefinite map": append(append([]byte{0xbf}, good[1:]...), 0xff),
 	} {
 		m := cose.NewSign1Message()
@@ -125,6 +126,21 @@ func TestSignRefusesWrongSizes(t *testing.T) {
 	c.Nonce = c.Nonce[:31]
 	if _, err := Sign(key, c); !errors.Is(err, ErrMalformed) {
 		t.Errorf("short nonce: %v", err)
+	}
+	c = claims()
+	c.RootMode = "plain"
+	if _, err := Sign(key, c); !errors.Is(err, ErrMalformed) {
+		t.Errorf("root mode: %v", err)
+	}
+	c = claims()
+	c.ReadyAt = ""
+	if _, err := Sign(key, c); !errors.Is(err, ErrMalformed) {
+		t.Errorf("ready at nothing: %v", err)
+	}
+	c = claims()
+	c.Profile += "1"
+	if _, err := Sign(key, c); !errors.Is(err, ErrProfile) {
+		t.Errorf("other profile: %v", err)
 	}
 	c = claims()
 	c.Stages = []Stage{{Name: strings.Repeat("x", MaxSize)}}

@@ -1,0 +1,145 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/secexec/secexec/proto/workload"
+)
+
+// Bounds of one turn, so that none of the three is kept waiting by another.
+const (
+	portRead   = 4096 // bytes
+	perTurn    = 32   // packets of guestinit's, datagrams of the workload's
+	neverAgain = -1   // milliseconds of epoll_wait
+)
+
+// serve does what comes, to the guest's end. It waits without a time unless the
+// workload has a watchdog: the host may stay silent for years.
+//
+// The port is watched for changes only (EPOLLET). A virtio-serial port says
+// "hung up" all the time that nobody on the host has it open, and a loop that
+// asks again and again would never sleep.
+func serve(a *agent, supervised bool) error {
+	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("wait for events: %w", err)
+	}
+	defer unix.Close(epoll)
+	watch := func(fd int, events uint32) bool {
+		return unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)}) == nil
+	}
+	if !watch(initFD, unix.EPOLLIN) {
+		return fmt.Errorf("wait for guestinit: %w", os.ErrInvalid)
+	}
+	p := port{open: watch(portFD, unix.EPOLLIN|unix.EPOLLOUT|unix.EPOLLET)} // a guest without one goes on
+	if watch(notifyFD, unix.EPOLLIN) {
+		_ = unix.SetNonblock(notifyFD, true)
+	}
+	_ = unix.SetNonblock(initFD, true)
+	packet := make([]byte, workload.MaxMessage+1)
+	events := make([]unix.EpollEvent, 3)
+	for {
+		n, err := unix.EpollWait(epoll, events, patience(a, &p))
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("wait for events: %w", err)
+		}
+		now := millis()
+		for _, e := range events[:max(n, 0)] {
+			switch e.Fd {
+			case portFD:
+				p.readable = true
+			case notifyFD:
+				for range perTurn {
+					n, err := unix.Read(notifyFD, packet)
+					if err != nil {
+						break
+					}
+					a.notified(packet[:n], now)
+				}
+			case initFD:
+				if !a.hear(packet, supervised, now) {
+					unix.Close(initFD) // and out of epoll with it
+				}
+			}
+		}
+		a.do(a.guest.Tick(now))
+		p.turn(a, now)
+	}
+}
+
+// patience is how long to wait for events, in milliseconds.
+func patience(a *agent, p *port) int {
+	now := millis()
+	at, ok := a.guest.Next(now)
+	switch {
+	case p.open && p.readable && a.guest.Wants(now):
+		return 0 // more to read than one turn takes
+	case !ok:
+		return neverAgain
+	case at <= now:
+		return 0
+	}
+	return int(min(at-now, 1<<30))
+}
+
+// hear takes what guestinit says. It tells whether there can be more.
+func (a *agent) hear(packet []byte, supervised bool, now uint64) bool {
+	for range perTurn {
+		n, err := unix.Read(initFD, packet)
+		switch {
+		case errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR):
+			return true
+		case err != nil || n == 0:
+			if !supervised && err == nil { // PID 1 has become the root's init
+				a.do(a.guest.HandedOver(now))
+			}
+			return false
+		}
+		if supervised {
+			a.heard(packet[:n], now)
+		}
+	}
+	return true
+}
+
+// port is the readiness port as its device shows it.
+type port struct {
+	open     bool // neither missing nor unplugged
+	readable bool // as far as is known
+}
+
+// turn reads once, as the guest's end wants it, and writes what can be written.
+func (p *port) turn(a *agent, now uint64) {
+	if p.open && p.readable && a.guest.Wants(now) {
+		var buf [portRead]byte
+		switch n, err := unix.Read(portFD, buf[:]); {
+		case n > 0:
+			a.do(a.guest.Read(buf[:n], now))
+		case errors.Is(err, unix.EINTR):
+		case err == nil: // nobody on the host has it open
+			p.readable = false
+			a.guest.HungUp()
+			a.out.HungUp()
+		case errors.Is(err, unix.EAGAIN):
+			p.readable = false
+		default: // unplugged
+			p.open = false
+			unix.Close(portFD)
+		}
+	}
+	for p.open {
+		b := a.out.Pending()
+		if b == nil {
+			return
+		}
+		n, err := unix.Write(portFD, b)
+		if n <= 0 && !errors.Is(err, unix.EINTR) {
+			return // full, or nobody there: an event comes when that changes
+		}
+		a.out.Wrote(max(n, 0))
+	}
+}
