@@ -344,6 +344,10 @@ var attacks = map[string]func(t *testing.T){
 		if got := p.until("BYE"); !slices.Contains(got, "EXIT 3") {
 			t.Errorf("says %q", got)
 		}
+		_ = p.init.SetReadDeadline(time.Now().Add(testPatience))
+		if n, err := p.init.Read(make([]byte, 1)); n != 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("guestinit is not told that the host knows: %d %v", n, err)
+		}
 		p.hosts("PING 1\n")
 		if got := p.until("PONG 1"); !slices.Contains(got, "EXIT 3") {
 			t.Errorf("asked again, says %q", got)

@@ -83,6 +83,9 @@ func run() error {
 func readHandoff() (*sealed.Handoff, error) {
 	raw := make([]byte, sealed.MaxHandoff+1)
 	defer clear(raw)
+	if err := unix.SetNonblock(initFD, false); err != nil { // it may not be there yet
+		return nil, fmt.Errorf("read handoff: %w", err)
+	}
 	n, err := unix.Read(initFD, raw)
 	if err != nil {
 		return nil, fmt.Errorf("read handoff: %w", err)
