@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/ed25519"
+	"slices"
 	"sync"
 
 	"github.com/secexec/secexec/proto/readiness"
@@ -21,8 +22,7 @@ type agent struct {
 	stop    func() // asks the workload to end and the guest to power off
 	restart func() // asks guestinit to run the workload again
 
-	owner *memory // what the owner may ask about; nil: there is no channel
-	told  int     // stages that it knows
+	owner *memory // what the owner may ask of the workload; nil without a channel
 
 	mu     sync.Mutex
 	status Status
@@ -33,6 +33,7 @@ type Status struct {
 	State   readiness.GuestState
 	Text    string // of the workload's STATUS=: printable, at most workload.MaxStatus bytes
 	Healthy bool   // it keeps its watchdog's time
+	Stages  []readiness.Stage
 }
 
 // Status returns the workload's status as of now.
@@ -77,16 +78,10 @@ func (a *agent) do(effects []readiness.Effect) {
 			a.out.Put(e)
 		}
 	}
-	if a.owner != nil {
-		for _, s := range a.guest.Stages()[a.told:] {
-			a.owner.pass(s.Name, s.Millis, s.Name == readiness.StageReady)
-		}
-	}
-	a.told = len(a.guest.Stages())
 	text, healthy := a.guest.Health()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.status = Status{State: a.guest.State(), Text: text, Healthy: healthy}
+	a.status = Status{State: a.guest.State(), Text: text, Healthy: healthy, Stages: slices.Clone(a.guest.Stages())}
 }
 
 // over are the claims as of now over a nonce.

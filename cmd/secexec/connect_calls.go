@@ -35,6 +35,8 @@ func newConnectStatus() *cobra.Command {
 // guestStatus is a guest's status as JSON.
 type guestStatus struct {
 	Ready    bool              `json:"ready"`
+	Says     string            `json:"says"` // the workload
+	Healthy  bool              `json:"healthy"`
 	UptimeMs uint64            `json:"uptime_ms"`
 	Stages   map[string]uint64 `json:"stages"`  // milliseconds since the kernel started
 	Secrets  map[string]bool   `json:"secrets"` // whether they are there
@@ -55,7 +57,7 @@ func (f *connectFlags) status(cmd *cobra.Command, name string, asJSON bool) erro
 			return err
 		}
 		if asJSON {
-			s := guestStatus{Ready: r.Ready, UptimeMs: r.UptimeMs, Exec: r.Exec, Stages: make(map[string]uint64), Secrets: make(map[string]bool)}
+			s := guestStatus{Ready: r.Ready, Says: r.Says, Healthy: r.Healthy, UptimeMs: r.UptimeMs, Exec: r.Exec, Stages: make(map[string]uint64), Secrets: make(map[string]bool)}
 			for _, stage := range r.Stages {
 				s.Stages[stage.Name] = stage.Millis
 			}
@@ -95,6 +97,12 @@ func statusLines(r *guestagentv1.StatusResponse) []string {
 			workload += fmt.Sprintf(" with %d", w.Status)
 		}
 		workload += fmt.Sprintf(", %d restarts", w.Restarts)
+	}
+	if r.Says != "" {
+		workload += ": " + term.Printable(r.Says)
+	}
+	if !r.Healthy {
+		workload += ", its watchdog barked"
 	}
 	lines := []string{
 		"guest", fmt.Sprintf("%s, up %s", word, (time.Duration(r.UptimeMs) * time.Millisecond).Round(time.Second)),

@@ -31,6 +31,10 @@ var Failures = map[string]string{
 	"G132": "the swap space can't be used",
 	"G133": "a file system can't be grown",
 
+	"G135": "a kernel parameter can't be set",
+	"G136": "the kernel's random pool does not fill",
+	"G137": "the kernel can't be locked as sealed",
+
 	"G140": "the root has no such program",
 	"G141": "what the workload runs in can't be set up",
 	"G142": "the workload's program can't be started",
@@ -40,10 +44,8 @@ var Failures = map[string]string{
 	"G152": "the network can't be set up",
 	"G153": "no DHCP server gave an address in time",
 	"G154": "the root has no place for the network's files",
+
 	"G155": "the folder for delivered secrets can't be mounted",
 
 	"G160": "the workload's notification socket can't be made",
-	"G135": "a kernel parameter can't be set",
-	"G136": "the kernel's random pool does not fill",
-	"G137": "the kernel can't be locked as sealed",
 }
