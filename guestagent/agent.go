@@ -2,7 +2,6 @@ package main
 
 import (
 	"crypto/ed25519"
-	"sync"
 
 	"github.com/secexec/secexec/proto/readiness"
 	"github.com/secexec/secexec/proto/readiness/report"
@@ -11,7 +10,7 @@ import (
 )
 
 // agent is the guest's end of the readiness protocol with its key: it does what
-// package readiness decides. Its loop owns it; Status alone is for others.
+// package readiness decides. Its loop owns it.
 type agent struct {
 	guest    *readiness.Guest
 	out      readiness.Outbox
@@ -23,23 +22,6 @@ type agent struct {
 
 	owner *memory // what the owner may ask about; nil: there is no channel
 	told  int     // stages that it knows
-
-	mu     sync.Mutex
-	status Status
-}
-
-// Status is what the owner may ask of the workload beside the report.
-type Status struct {
-	State   readiness.GuestState
-	Text    string // of the workload's STATUS=: printable, at most workload.MaxStatus bytes
-	Healthy bool   // it keeps its watchdog's time
-}
-
-// Status returns the workload's status as of now.
-func (a *agent) Status() Status {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.status
 }
 
 // newAgent takes over a handoff; the seed is copied into the identity key.
@@ -55,9 +37,8 @@ func newAgent(h *sealed.Handoff, bootKey ed25519.PublicKey, stop, restart func()
 			ImageID: h.ImageID[:], BootID: h.BootID[:], RootID: h.RootID[:], BootKey: bootKey,
 			RootMode: report.RootModes[h.RootMode], ReadyAt: report.ReadyAts[h.Ready], Profile: report.Profile,
 		},
-		stop: stop, restart: restart,
+		stop: stop, restart: restart, told: len(passed),
 	}
-	a.do(nil)
 	return a
 }
 
@@ -81,12 +62,9 @@ func (a *agent) do(effects []readiness.Effect) {
 		for _, s := range a.guest.Stages()[a.told:] {
 			a.owner.pass(s.Name, s.Millis, s.Name == readiness.StageReady)
 		}
+		a.owner.notified(a.guest.Health())
 	}
 	a.told = len(a.guest.Stages())
-	text, healthy := a.guest.Health()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.status = Status{State: a.guest.State(), Text: text, Healthy: healthy}
 }
 
 // over are the claims as of now over a nonce.

@@ -30,6 +30,8 @@ type memory struct {
 	mu        sync.Mutex
 	stages    []*guestagentv1.Stage
 	ready     bool
+	text      string   // of the workload's STATUS=
+	unhealthy bool     // it missed its watchdog's time
 	rooted    bool     // PID 1 has become the root's init
 	secrets   []string // of the plan
 	delivered map[string]bool
@@ -61,6 +63,13 @@ func (m *memory) pass(name string, millis uint64, ready bool) {
 	defer m.mu.Unlock()
 	m.stages = append(m.stages, &guestagentv1.Stage{Name: name, Millis: millis})
 	m.ready = m.ready || ready
+}
+
+// notified takes down what the workload said of itself.
+func (m *memory) notified(text string, healthy bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.text, m.unhealthy = text, !healthy
 }
 
 // hear takes down what guestinit says of the workload.
@@ -137,7 +146,7 @@ func (m *memory) deliver(name string) []string {
 func (m *memory) status() *guestagentv1.StatusResponse {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	out := &guestagentv1.StatusResponse{Stages: slices.Clone(m.stages), Ready: m.ready, Workload: m.workload}
+	out := &guestagentv1.StatusResponse{Stages: slices.Clone(m.stages), Ready: m.ready, Workload: m.workload, Text: m.text, Unhealthy: m.unhealthy}
 	for _, s := range m.secrets {
 		out.Secrets = append(out.Secrets, &guestagentv1.Secret{Name: s, Delivered: m.delivered[s]})
 	}

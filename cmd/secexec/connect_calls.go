@@ -40,6 +40,8 @@ type guestStatus struct {
 	Secrets  map[string]bool   `json:"secrets"` // whether they are there
 	Exec     bool              `json:"exec"`
 	Workload *guestWorkload    `json:"workload,omitempty"`
+	Text     string            `json:"status,omitempty"` // what the workload says of itself
+	Healthy  bool              `json:"healthy"`
 }
 
 type guestWorkload struct {
@@ -55,7 +57,7 @@ func (f *connectFlags) status(cmd *cobra.Command, name string, asJSON bool) erro
 			return err
 		}
 		if asJSON {
-			s := guestStatus{Ready: r.Ready, UptimeMs: r.UptimeMs, Exec: r.Exec, Stages: make(map[string]uint64), Secrets: make(map[string]bool)}
+			s := guestStatus{Ready: r.Ready, UptimeMs: r.UptimeMs, Exec: r.Exec, Text: r.Text, Healthy: !r.Unhealthy, Stages: make(map[string]uint64), Secrets: make(map[string]bool)}
 			for _, stage := range r.Stages {
 				s.Stages[stage.Name] = stage.Millis
 			}
@@ -96,10 +98,16 @@ func statusLines(r *guestagentv1.StatusResponse) []string {
 		}
 		workload += fmt.Sprintf(", %d restarts", w.Restarts)
 	}
+	if r.Unhealthy {
+		workload += ", unhealthy: it missed its watchdog's time"
+	}
 	lines := []string{
 		"guest", fmt.Sprintf("%s, up %s", word, (time.Duration(r.UptimeMs) * time.Millisecond).Round(time.Second)),
 		"stages", strings.Join(stages, ", "),
 		"workload", workload,
+	}
+	if r.Text != "" {
+		lines = append(lines, "status", term.Printable(r.Text))
 	}
 	if len(secrets) > 0 {
 		lines = append(lines, "secrets", strings.Join(secrets, ", "))

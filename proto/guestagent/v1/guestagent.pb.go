@@ -67,6 +67,8 @@ type StatusResponse struct {
 	Workload      *Workload              `protobuf:"bytes,4,opt,name=workload,proto3" json:"workload,omitempty"`                  // absent: the guest has an init of its own
 	Exec          bool                   `protobuf:"varint,5,opt,name=exec,proto3" json:"exec,omitempty"`                         // whether the plan allows Exec
 	UptimeMs      uint64                 `protobuf:"varint,6,opt,name=uptime_ms,json=uptimeMs,proto3" json:"uptime_ms,omitempty"` // since the kernel started
+	Text          string                 `protobuf:"bytes,7,opt,name=text,proto3" json:"text,omitempty"`                          // of the workload's STATUS=: one printable line of at most 256 bytes
+	Unhealthy     bool                   `protobuf:"varint,8,opt,name=unhealthy,proto3" json:"unhealthy,omitempty"`               // it missed its watchdog's time
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -141,6 +143,20 @@ func (x *StatusResponse) GetUptimeMs() uint64 {
 		return x.UptimeMs
 	}
 	return 0
+}
+
+func (x *StatusResponse) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *StatusResponse) GetUnhealthy() bool {
+	if x != nil {
+		return x.Unhealthy
+	}
+	return false
 }
 
 type Stage struct {
@@ -918,14 +934,16 @@ var File_proto_guestagent_v1_guestagent_proto protoreflect.FileDescriptor
 const file_proto_guestagent_v1_guestagent_proto_rawDesc = "" +
 	"\n" +
 	"$proto/guestagent/v1/guestagent.proto\x12\x15secexec.guestagent.v1\"\x0f\n" +
-	"\rStatusRequest\"\x83\x02\n" +
+	"\rStatusRequest\"\xb5\x02\n" +
 	"\x0eStatusResponse\x124\n" +
 	"\x06stages\x18\x01 \x03(\v2\x1c.secexec.guestagent.v1.StageR\x06stages\x12\x14\n" +
 	"\x05ready\x18\x02 \x01(\bR\x05ready\x127\n" +
 	"\asecrets\x18\x03 \x03(\v2\x1d.secexec.guestagent.v1.SecretR\asecrets\x12;\n" +
 	"\bworkload\x18\x04 \x01(\v2\x1f.secexec.guestagent.v1.WorkloadR\bworkload\x12\x12\n" +
 	"\x04exec\x18\x05 \x01(\bR\x04exec\x12\x1b\n" +
-	"\tuptime_ms\x18\x06 \x01(\x04R\buptimeMs\"3\n" +
+	"\tuptime_ms\x18\x06 \x01(\x04R\buptimeMs\x12\x12\n" +
+	"\x04text\x18\a \x01(\tR\x04text\x12\x1c\n" +
+	"\tunhealthy\x18\b \x01(\bR\tunhealthy\"3\n" +
 	"\x05Stage\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06millis\x18\x02 \x01(\x04R\x06millis\":\n" +
