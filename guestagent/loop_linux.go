@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/secexec/secexec/proto/readiness"
 	"github.com/secexec/secexec/proto/workload"
 )
 
@@ -32,7 +33,8 @@ func serve(a *agent, supervised bool) error {
 	watch := func(fd int, events uint32) bool {
 		return unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)}) == nil
 	}
-	if !watch(initFD, unix.EPOLLIN) {
+	connected := watch(initFD, unix.EPOLLIN)
+	if !connected {
 		return fmt.Errorf("wait for guestinit: %w", os.ErrInvalid)
 	}
 	p := port{open: watch(portFD, unix.EPOLLIN|unix.EPOLLOUT|unix.EPOLLET)} // a guest without one goes on
@@ -40,6 +42,7 @@ func serve(a *agent, supervised bool) error {
 		_ = unix.SetNonblock(notifyFD, true)
 	}
 	_ = unix.SetNonblock(initFD, true)
+	closed := false
 	packet := make([]byte, workload.MaxMessage+1)
 	events := make([]unix.EpollEvent, 3)
 	for {
@@ -61,13 +64,19 @@ func serve(a *agent, supervised bool) error {
 					a.notified(packet[:n], now)
 				}
 			case initFD:
-				if !a.hear(packet, supervised, now) {
-					unix.Close(initFD) // and out of epoll with it
-				}
+				connected = a.hear(packet, supervised, now)
 			}
 		}
 		a.do(a.guest.Tick(now))
 		p.turn(a, now)
+		// guestinit waits for this before it powers off: the host was told of the end.
+		if a.guest.State() == readiness.Ended && (a.out.Pending() == nil || !p.open) {
+			connected = false
+		}
+		if !connected && !closed {
+			unix.Close(initFD) // and out of epoll with it
+			closed = true
+		}
 	}
 }
 

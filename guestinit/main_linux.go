@@ -73,7 +73,7 @@ func (b *boot) run() error {
 	if err := mounts.Kernel(); err != nil {
 		return failMounts.because(err)
 	}
-	b.openConsole()
+	b.openStreams()
 	b.openPort()
 	b.pass(readiness.StageKernel)
 

@@ -43,8 +43,10 @@ func main() {
 
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, unix.Signal(38), unix.SIGTERM)
+	notify()
 	say("waits")
 	say("got %v, powers off", <-stop)
+	killAgent()
 	unix.Sync()
 	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF); err != nil {
 		say("power off: %v", err)
