@@ -76,7 +76,7 @@ func (b *boot) run() error {
 		return failMounts.because(err)
 	}
 	hardened := hardening.Start()
-	b.openConsole()
+	b.openStreams()
 	b.openPort()
 	b.pass(readiness.StageKernel)
 	if hardened != nil {

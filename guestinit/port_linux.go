@@ -12,9 +12,9 @@ import (
 	"github.com/secexec/secexec/proto/readiness"
 )
 
-// openConsole gives guestinit and, after it, the root's init its standard
+// openStreams gives guestinit and, after it, the root's init its standard
 // streams.
-func (b *boot) openConsole() {
+func (b *boot) openStreams() {
 	fd, err := unix.Open("/dev/console", unix.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
 		return
@@ -56,10 +56,15 @@ func (b *boot) powerOff(err error) {
 
 // sayOnConsole writes a line, or none where nobody takes it.
 func sayOnConsole(text string) {
-	if fd, err := unix.Open("/dev/console", unix.O_WRONLY|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err == nil {
+	if fd, err := openConsole(); err == nil {
 		_, _ = unix.Write(fd, []byte("\r\nsecexec: "+text+"\r\n"))
 		unix.Close(fd)
 	}
+}
+
+// openConsole opens the console so that no write to it waits.
+func openConsole() (int, error) {
+	return unix.Open("/dev/console", unix.O_WRONLY|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 }
 
 // off powers off. It does not return.

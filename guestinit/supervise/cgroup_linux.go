@@ -4,28 +4,54 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"os"
 	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-const workloadCgroup = "/sys/fs/cgroup/workload"
+const (
+	cgroups        = "/sys/fs/cgroup"
+	workloadCgroup = "workload"
+)
 
 // cgroup is the workload's: all that the program starts is in it, whatever it
-// does. It is used by its descriptor, since /sys/fs/cgroup becomes read-only.
-type cgroup struct{ dir int }
+// does. It is used by descriptors, since /sys/fs/cgroup becomes read-only.
+type cgroup struct {
+	parent int
+	dir    int // -1: none
+}
 
-func makeCgroup() (*cgroup, error) {
-	if err := os.MkdirAll(workloadCgroup, 0o755); err != nil {
-		return nil, fmt.Errorf("make cgroup: %w", err)
-	}
-	dir, err := unix.Open(workloadCgroup, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+func openCgroup() (*cgroup, error) {
+	parent, err := unix.Open(cgroups, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("open cgroup: %w", err)
+		return nil, fmt.Errorf("open cgroups: %w", err)
 	}
-	return &cgroup{dir}, nil
+	return &cgroup{parent, -1}, nil
+}
+
+// renew makes a new one in the place of the one before, for each start: Linux
+// 6.14 and later kill at once what is cloned into a cgroup that was killed
+// before.
+func (c *cgroup) renew() error {
+	c.remove()
+	if err := unix.Mkdirat(c.parent, workloadCgroup, 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("make cgroup: %w", err)
+	}
+	dir, err := unix.Openat(c.parent, workloadCgroup, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open cgroup: %w", err)
+	}
+	c.dir = dir
+	return nil
+}
+
+func (c *cgroup) remove() {
+	if c.dir >= 0 {
+		unix.Close(c.dir)
+		c.dir = -1
+	}
+	_ = unix.Unlinkat(c.parent, workloadCgroup, unix.AT_REMOVEDIR)
 }
 
 // kill kills all that is in it.

@@ -35,6 +35,7 @@ type Supervisor struct {
 	Env      []string // beside the workload's
 	Agent    int      // socket to guestagent, package workload
 	Hold     bool     // start only when guestagent says that all secrets are there
+	Console  int      // that output is shown on, non-blocking; -1: none
 	Failed   func()   // told when the program can't be started; may be nil
 
 	process
@@ -122,7 +123,12 @@ func (s *Supervisor) do(todo Action) Action {
 }
 
 func (s *Supervisor) start() Action {
-	pid, err := s.process.start()
+	err := s.cgroup.renew()
+	pid := 0
+	if err == nil {
+		s.process.cgroup = s.cgroup.dir
+		pid, err = s.process.start()
+	}
 	if err != nil {
 		s.output.tell(workload.Log{Err: true, Text: fmt.Appendf(nil, "secexec: start %s: %v\n", s.Path, err)})
 		if s.Failed != nil {
@@ -206,7 +212,7 @@ func (s *Supervisor) say(m workload.Message) {
 // prepare makes what all runs of the program share.
 func (s *Supervisor) prepare() error {
 	var err error
-	if s.cgroup, err = makeCgroup(); err != nil {
+	if s.cgroup, err = openCgroup(); err != nil {
 		return err
 	}
 	if err := makeMounts(s.Workload); err != nil {
@@ -221,9 +227,9 @@ func (s *Supervisor) prepare() error {
 	if err != nil {
 		return fmt.Errorf("open /dev/null: %w", err)
 	}
-	s.process = process{w: s.Workload, path: s.Path, env: append(s.Workload.Env[:len(s.Workload.Env):len(s.Workload.Env)], s.Env...), cgroup: s.cgroup.dir}
+	s.process = process{w: s.Workload, path: s.Path, env: append(s.Workload.Env[:len(s.Workload.Env):len(s.Workload.Env)], s.Env...)}
 	s.files[0] = null
-	s.output = &output{console: -1, agent: s.Agent}
+	s.output = &output{console: s.Console, agent: s.Agent}
 	for i := range 2 {
 		var pipe [2]int
 		if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
@@ -235,9 +241,6 @@ func (s *Supervisor) prepare() error {
 		}
 		s.output.pipes[i], s.files[i+1] = pipe[0], pipe[1]
 	}
-	if fd, err := unix.Open("/dev/console", unix.O_WRONLY|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err == nil {
-		s.output.console = fd
-	}
 	s.drawn = make(chan struct{})
 	go func() {
 		defer close(s.drawn)
@@ -248,7 +251,8 @@ func (s *Supervisor) prepare() error {
 
 // finish lets the last words out and tells guestagent that this is the end.
 func (s *Supervisor) finish() {
-	s.cgroup.kill()
+	s.cgroup.kill() // where not even a first kill has ended all
+	s.cgroup.remove()
 	unix.Close(s.files[1])
 	unix.Close(s.files[2])
 	select {
