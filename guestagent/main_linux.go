@@ -51,7 +51,9 @@ func run() error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("forbid core dumps: %w", err)
 	}
-	_ = unix.Mlockall(unix.MCL_CURRENT) // a root without swap does not need it
+	// What is used is locked. All that Go has reserved would be 70 MiB. A root
+	// without swap does not need it.
+	_ = unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT)
 
 	h, err := readHandoff()
 	if err != nil {
