@@ -16,7 +16,7 @@ SCRIPTS := $(shell git ls-files 'cross/*.sh' 'cross/roots/*' .ci/run | grep -v '
 
 SCRIPTS += $(wildcard packaging/*.sh packaging/deb/p*)
 
-.PHONY: help setup build build/native build/s390x packages demo test test-long test-node fuzz-smoke bench bench-host lint man proto proto-release bootloader clean distclean
+.PHONY: help setup build build/native build/s390x packages demo test test-long test-node fuzz-smoke bench bench-host bench-guest lint man proto proto-release bootloader clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 15
@@ -55,6 +55,9 @@ bench: build/native ## time the owner's commands beside their peers; results in 
 
 bench-host: ## time hostagent beside libvirt, in a node of its own (root)
 	@bench/host.sh build/bench-host
+
+bench-guest: ## count guestinit's instructions beside initramfs-tools' (root)
+	@bench/guest.sh build/bench-guest
 
 lint: ## formatting, vet, shell scripts, generated code and blobs up to date
 	@cross/setup.sh packages

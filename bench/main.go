@@ -3,9 +3,10 @@
 //
 //	go run ./bench -out bench/results/NAME owner
 //	bench/host.sh bench/results/NAME
+//	bench/guest.sh bench/results/NAME
 //
 // The second one runs "bench host", which wants a systemd, QEMU and libvirt, in a
-// node of its own.
+// node of its own; the third one builds what "bench guest" boots.
 //
 // Contestants take turns, so that whatever else the machine does hits all of
 // them alike; a ratio is that of the medians. Nothing here is a test: a figure
@@ -44,6 +45,8 @@ func main() {
 	flag.StringVar(&o.only, "only", "", "run only groups whose name contains this")
 	flag.StringVar(&sizes, "sizes", "10,128,1024", "sizes of initrds and disks in MiB")
 	flag.IntVar(&o.guests, "guests", 100, "guests of host")
+	list := flag.String("cases", "", "file with the boots of guest")
+	programs := flag.String("programs", "build/s390x", "folder with guestinit and guestagent")
 	out := flag.String("out", "", "folder for the results")
 	flag.Parse()
 	for word := range strings.SplitSeq(sizes, ",") {
@@ -54,7 +57,7 @@ func main() {
 		o.sizes = append(o.sizes, n)
 	}
 	if flag.NArg() != 1 || *out == "" {
-		exit(errors.New("usage: bench [flags] -out DIR owner|host"))
+		exit(errors.New("usage: bench [flags] -out DIR owner|host|guest"))
 	}
 	switch flag.Arg(0) {
 	case "owner":
@@ -63,6 +66,12 @@ func main() {
 			exit(err)
 		}
 		exit(report(*out, filepath.Base(os.Args[0]), groups))
+	case "guest":
+		cases, err := guests(ctx, &o, *list)
+		if err != nil {
+			exit(err)
+		}
+		exit(guestReport(*out, *programs, cases))
 	case "host":
 		all, floor, listed, err := host(ctx, &o)
 		if err != nil {
