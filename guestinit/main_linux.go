@@ -71,6 +71,7 @@ func (b *boot) run() error {
 	if err := mounts.Kernel(); err != nil {
 		return failMounts.because(err)
 	}
+	noKeys()
 	b.openConsole()
 	b.openPort()
 	b.pass(readiness.StageKernel)

@@ -12,6 +12,10 @@ import (
 	"github.com/secexec/secexec/proto/readiness"
 )
 
+// noKeys takes SysRq from the console before anything is there to be harmed:
+// its keys are the host's. A kernel without SysRq has no such file.
+func noKeys() { _ = os.WriteFile("/proc/sys/kernel/sysrq", []byte("0"), 0) }
+
 // openConsole gives guestinit and, after it, the root's init its standard
 // streams.
 func (b *boot) openConsole() {
