@@ -166,6 +166,9 @@ func (p *Plan) open(ctx context.Context) (_ *prepared, err error) {
 	if found.cmdline == "" {
 		found.cmdline = DefaultCmdline(p.devices())
 	}
+	if err := checkCmdline(found.cmdline); err != nil {
+		return nil, err
+	}
 	if found.kernel, err = kernel.Open(ctx, p.Kernel); err != nil {
 		return nil, err
 	}

@@ -26,8 +26,8 @@ type attacked struct {
 	other  []byte // another guest's disk, of the same size
 }
 
-// canary is what no host may ever see. It is in the root many times.
-const canary = "canary 7b1d9e52 of the owner's"
+// rootCanary is what no host may ever see. It is in the root many times.
+const rootCanary = "canary 7b1d9e52 of the owner's"
 
 // attackedRoot makes a root with the canary and testinit; prepare changes it.
 func attackedRoot(t *testing.T, prepare func(root string)) string {
@@ -42,7 +42,7 @@ func attackedRoot(t *testing.T, prepare func(root string)) string {
 	if err := os.Link(filepath.Join(lab.dir, "small-root/sbin/init"), filepath.Join(root, "sbin/init")); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(root, "secret"), bytes.Repeat([]byte(canary+"\n"), 1000), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(root, "secret"), bytes.Repeat([]byte(rootCanary+"\n"), 1000), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if prepare != nil {
@@ -284,7 +284,7 @@ func TestDiskAttacks(t *testing.T) {
 					}
 					n = newNode(t, "--qemu", path)
 				}
-				results[i] = attack(t, n, a, &c, "attack-"+strconv.Itoa(i))
+				results[i] = attackDisk(t, n, a, &c, "attack-"+strconv.Itoa(i))
 			})
 		}
 	})
@@ -295,8 +295,8 @@ func TestDiskAttacks(t *testing.T) {
 	matrix(t, "Disk", rows)
 }
 
-// attack boots a guest on an attacked disk and returns what became of it.
-func attack(t *testing.T, n *node, a *attacked, c *diskCase, name string) string {
+// attackDisk boots a guest on an attacked disk and returns what became of it.
+func attackDisk(t *testing.T, n *node, a *attacked, c *diskCase, name string) string {
 	bundle := a.bundle
 	if c.root != nil {
 		bundle = attackedPlan(t, name, attackedRoot(t, c.root)).Bundle
@@ -384,7 +384,7 @@ func leaks(t *testing.T, n *node, name string) {
 			return nil // gone, or another guest's
 		}
 		data, err := os.ReadFile(path)
-		if err == nil && bytes.Contains(data, []byte(canary)) {
+		if err == nil && bytes.Contains(data, []byte(rootCanary)) {
 			t.Errorf("%s holds what only the owner may see", path)
 		}
 		return nil

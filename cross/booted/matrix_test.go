@@ -1,14 +1,11 @@
 package booted
 
 import (
-	"flag"
 	"fmt"
 	"os"
 	"strings"
 	"testing"
 )
-
-var update = flag.Bool("update", false, "rewrite docs/attack-matrix.md")
 
 const matrixPage = "../../docs/attack-matrix.md"
 
