@@ -135,6 +135,11 @@ func starting(t *testing.T, port portOf, h *sealed.Handoff) *process {
 		t.Fatal(err)
 	}
 	notifyFile = os.NewFile(uintptr(fd), "notify")
+	raw, err := h.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.write(p.init, raw) // it waits in the socket
 	p.cmd = exec.Command(exe)
 	p.cmd.Env = []string{asAgent + "=1", "GOCOVERDIR=" + dir}
 	p.cmd.ExtraFiles = []*os.File{initFile, portFile, notifyFile}
@@ -156,11 +161,6 @@ func starting(t *testing.T, port portOf, h *sealed.Handoff) *process {
 		<-p.ended
 		p.noCanary()
 	})
-	raw, err := h.Marshal()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.write(p.init, raw)
 	return p
 }
 
