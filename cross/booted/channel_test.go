@@ -91,7 +91,7 @@ func TestChannel(t *testing.T) {
 	refused("init of its own", "logs", "g", "--secrets", secrets)
 
 	t.Run("input", func(t *testing.T) { // more than all windows together, both ways
-		long := bytes.Repeat([]byte("0123456789abcdef"), 100<<10)
+		long := bytes.Repeat([]byte("0123456789abcdef"), 40<<10)
 		cmd := n.command("connect", "exec", "-i", "g", "--secrets", secrets, "--", "init", "cat")
 		cmd.Stdin = bytes.NewReader(long)
 		out, err := cmd.Output()
