@@ -16,7 +16,7 @@ SCRIPTS := $(shell git ls-files 'cross/*.sh' 'cross/roots/*' .ci/run | grep -v '
 
 SCRIPTS += $(wildcard packaging/*.sh packaging/deb/p*)
 
-.PHONY: help setup build build/native build/s390x packages demo test test-long test-node fuzz-smoke bench bench-host bench-guest lint man proto proto-release bootloader clean distclean
+.PHONY: help setup build build/native build/s390x packages demo demo-app test test-long test-node fuzz-smoke bench bench-host bench-guest lint man proto proto-release bootloader clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 15
@@ -36,6 +36,9 @@ packages: ## build the Debian and RPM packages, to build/packages
 
 demo: setup build ## seal a Debian system and run it on the emulated platform
 	@cross/demo.sh
+
+demo-app: setup build ## seal a container image, run it, fetch a page from it by its own TLS
+	@cross/demo-app.sh
 
 test: setup build ## all tests: native, s390x under qemu-user, booted guests
 	@go vet ./...

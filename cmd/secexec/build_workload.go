@@ -166,7 +166,7 @@ func networkOf(n *buildfile.Network) (*sealed.Network, error) {
 func showWorkload(f *buildfile.File, plan *owner.Plan, res *owner.Result) {
 	s := res.Workload
 	if s == nil {
-		f.Init, f.Workload = res.Init, buildfile.Workload{}
+		f.Init, f.StopSignal, f.Workload = res.Init, int(plan.StopSignal), buildfile.Workload{}
 		return
 	}
 	w := &f.Workload

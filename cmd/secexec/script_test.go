@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/secexec/secexec/rootdisk/oci"
+	"github.com/secexec/secexec/rootdisk/oci/ocitest"
 )
 
 func TestMain(m *testing.M) {
@@ -41,6 +43,7 @@ func TestScripts(t *testing.T) {
 		Dir: "testdata/script",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"fakekernel": fakeKernel, "fakeguest": fakeGuest, "flip": flip, "names": names, "nosecrets": noSecrets,
+			"fakeimage": func(ts *testscript.TestScript, _ bool, args []string) { fakeImage(t, ts, args) },
 		},
 	})
 }
@@ -59,6 +62,21 @@ func fakeKernelBytes() []byte {
 	binary.BigEndian.PutUint64(b[0x10428:], 0x11000)
 	copy(b[0x11000:], "6.12.0 (nobody)\x00")
 	return b
+}
+
+// fakeImage FILE ARCHITECTURE COMMAND... writes a docker archive with a program
+// for a user of its own.
+func fakeImage(t *testing.T, ts *testscript.TestScript, args []string) {
+	root := filepath.Join(ts.Getenv("WORK"), "image-root")
+	for name, text := range map[string]string{"bin/app": "#!/bin/true\n", "etc/passwd": "root:x:0:0::/root:/bin/sh\napp:x:1000:1001::/srv:/bin/sh\n"} {
+		ts.Check(os.MkdirAll(filepath.Dir(filepath.Join(root, name)), 0o755))
+		ts.Check(os.WriteFile(filepath.Join(root, name), []byte(text), 0o755))
+	}
+	image := ocitest.Image{Architecture: args[1], Layers: [][]byte{ocitest.TarOf(t, root)}, Config: oci.Config{
+		Entrypoint: args[2:], Cmd: []string{}, Env: []string{"A=1"}, User: "app", StopSignal: "SIGQUIT",
+		Volumes: map[string]struct{}{"/data": {}}, Healthcheck: &oci.Healthcheck{Test: []string{"CMD", "/bin/true"}},
+	}}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), ocitest.DockerArchive(t, image, "app:1"), 0o644))
 }
 
 // fakeGuest DIR writes what passes for the s390x programs of a guest.

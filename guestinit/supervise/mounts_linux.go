@@ -97,6 +97,9 @@ func makeMounts(w *sealed.Workload) error {
 	if err := fillDev(); err != nil {
 		return err
 	}
+	// As docker has it, for images whose program is not root's: low ports are
+	// nobody else's to protect them from.
+	_ = os.WriteFile("/proc/sys/net/ipv4/ip_unprivileged_port_start", []byte("0"), 0)
 	if w.Capabilities>>unix.CAP_SYS_ADMIN&1 != 0 {
 		return nil
 	}
