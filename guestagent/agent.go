@@ -2,6 +2,8 @@ package main
 
 import (
 	"crypto/ed25519"
+	"slices"
+	"sync"
 
 	"github.com/secexec/secexec/proto/readiness"
 	"github.com/secexec/secexec/proto/readiness/report"
@@ -10,7 +12,7 @@ import (
 )
 
 // agent is the guest's end of the readiness protocol with its key: it does what
-// package readiness decides. Its loop owns it.
+// package readiness decides. Its loop owns it; Status alone is for others.
 type agent struct {
 	guest    *readiness.Guest
 	out      readiness.Outbox
@@ -20,8 +22,25 @@ type agent struct {
 	stop    func() // asks the workload to end and the guest to power off
 	restart func() // asks guestinit to run the workload again
 
-	owner *memory // what the owner may ask about; nil: there is no channel
-	told  int     // stages that it knows
+	owner *memory // what the owner may ask of the workload; nil without a channel
+
+	mu     sync.Mutex
+	status Status
+}
+
+// Status is what the owner may ask of the workload beside the report.
+type Status struct {
+	State   readiness.GuestState
+	Text    string // of the workload's STATUS=: printable, at most workload.MaxStatus bytes
+	Healthy bool   // it keeps its watchdog's time
+	Stages  []readiness.Stage
+}
+
+// Status returns the workload's status as of now.
+func (a *agent) Status() Status {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.status
 }
 
 // newAgent takes over a handoff; the seed is copied into the identity key.
@@ -37,8 +56,9 @@ func newAgent(h *sealed.Handoff, bootKey ed25519.PublicKey, stop, restart func()
 			ImageID: h.ImageID[:], BootID: h.BootID[:], RootID: h.RootID[:], BootKey: bootKey,
 			RootMode: report.RootModes[h.RootMode], ReadyAt: report.ReadyAts[h.Ready], Profile: report.Profile,
 		},
-		stop: stop, restart: restart, told: len(passed),
+		stop: stop, restart: restart,
 	}
+	a.do(nil)
 	return a
 }
 
@@ -58,13 +78,10 @@ func (a *agent) do(effects []readiness.Effect) {
 			a.out.Put(e)
 		}
 	}
-	if a.owner != nil {
-		for _, s := range a.guest.Stages()[a.told:] {
-			a.owner.pass(s.Name, s.Millis, s.Name == readiness.StageReady)
-		}
-		a.owner.notified(a.guest.Health())
-	}
-	a.told = len(a.guest.Stages())
+	text, healthy := a.guest.Health()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.status = Status{State: a.guest.State(), Text: text, Healthy: healthy, Stages: slices.Clone(a.guest.Stages())}
 }
 
 // over are the claims as of now over a nonce.

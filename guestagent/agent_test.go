@@ -80,12 +80,10 @@ func TestAgentNotified(t *testing.T) {
 	h := handoff()
 	h.Ready, h.StopSignal = sealed.ReadyAtNotify, 0
 	restarts := 0
-	h.Channel = &sealed.Channel{}
 	a := newAgent(h, make(ed25519.PublicKey, 32), func() {}, func() { restarts++ })
-	a.owner = newMemory(h)
 	a.heard(workload.Running{}.Bytes(), 10)
 	a.notified([]byte("STATUS=canary loads"), 20)
-	if s := a.owner.status(); s.Ready || s.Text != "canary loads" || s.Unhealthy || s.Workload.State != running {
+	if s := a.Status(); s.State != readiness.Running || s.Text != "canary loads" || !s.Healthy {
 		t.Errorf("%+v", s)
 	}
 	a.notified([]byte("READY=0"), 30)
@@ -97,7 +95,7 @@ func TestAgentNotified(t *testing.T) {
 	if got := said(a); got != "STAGE running 10\nSTAGE ready 30\nBYE\n" { // to a host of version 1: no EXIT
 		t.Errorf("said %q", got)
 	}
-	if s := a.owner.status(); restarts != 1 || s.Workload.State != done || !s.Ready || s.Text != "canary serves" || len(s.Stages) != 3 {
+	if s := a.Status(); restarts != 1 || s.State != readiness.Ended || s.Text != "canary serves" {
 		t.Errorf("%d restarts, %+v", restarts, s)
 	}
 }

@@ -15,14 +15,7 @@ import (
 
 	"github.com/secexec/secexec/proto/channel"
 	"github.com/secexec/secexec/proto/guestagent/v1"
-	"github.com/secexec/secexec/proto/workload"
 	"github.com/secexec/secexec/sealed"
-)
-
-// Descriptors from guestinit, where the record has a channel.
-const (
-	channelFD = 6 // the channel's port, non-blocking
-	secretsFD = 7 // folder of delivered secrets
 )
 
 // handshakePatience bounds how long a session may take to say who it is.
@@ -31,15 +24,30 @@ const handshakePatience = time.Minute
 // ownersChannel serves the owner. It begins at once, before the root's init
 // runs: a workload may wait for secrets.
 type ownersChannel struct {
-	memory *memory
 	tls    *tls.Config
 	server *ttrpc.Server
 }
 
-// ownersService is the service of a guest. tell is nil where guestinit becomes the
-// root's init.
-func ownersService(plan *sealed.Channel, tell func(workload.Message) error) *service {
-	return &service{plan: plan, uptime: millis, write: secretsDir(secretsFD).write, tell: tell, spawn: new(spawner).spawn}
+// serveOwner begins to serve the channel, where the host gives one.
+func (a *agent) serveOwner(h *sealed.Handoff, key ed25519.PrivateKey) error {
+	s := &service{
+		plan: h.Channel, agent: a.Status, uptime: millis, write: secretsDir(secretsFD).write,
+		spawn: (&spawner{cgroup: cgroupFD}).spawn,
+	}
+	if h.StopSignal == 0 {
+		s.tell = tell
+	}
+	c, err := newChannel(h, key, s)
+	if err != nil {
+		return err
+	}
+	a.owner = s.memory
+	p, err := newChannelPort(channelFD)
+	if err != nil {
+		return err
+	}
+	go func() { _ = c.serve(p) }()
+	return nil
 }
 
 // newChannel prepares the channel with this boot's key.
@@ -55,7 +63,7 @@ func newChannel(h *sealed.Handoff, key ed25519.PrivateKey, s *service) (*ownersC
 	log.L.Logger.SetOutput(io.Discard) // ttrpc's: the console is the host's to read
 	s.memory = newMemory(h)
 	guestagentv1.RegisterGuestagentService(server, s)
-	return &ownersChannel{memory: s.memory, tls: config, server: server}, nil
+	return &ownersChannel{tls: config, server: server}, nil
 }
 
 // serve serves a port until it is unplugged.

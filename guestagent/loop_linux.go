@@ -111,9 +111,6 @@ func (a *agent) hear(packet []byte, supervised bool, now uint64) bool {
 			return true
 		case err != nil || n == 0:
 			if !supervised && err == nil { // PID 1 has become the root's init
-				if a.owner != nil {
-					a.owner.handedOver()
-				}
 				a.do(a.guest.HandedOver(now))
 			}
 			return false

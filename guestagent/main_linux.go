@@ -1,8 +1,8 @@
 // Command guestagent is the process of guestinit's that stays in a sealed guest
 // beside the workload. It answers challenges with signed readiness reports, hears
 // the workload's notifications and asks it to end when the host does. That is all
-// that a host may ask. Where the sealed plan has a channel, it serves the owner on
-// it.
+// that a host may ask. Where the sealed plan has a channel, it serves the owner
+// on it.
 //
 // It runs from the emptied initramfs: its / has nothing in it, and its working
 // directory is /proc. It sleeps until somebody has something for it, and what it
@@ -30,6 +30,11 @@ const (
 	initFD   = 3 // packets from guestinit: the handoff, then end of file at the hand-over, or package workload
 	portFD   = 4 // readiness port, non-blocking
 	notifyFD = 5 // the workload's notification socket
+
+	// Where the record has a channel.
+	channelFD = 6 // its port, non-blocking
+	secretsFD = 7 // folder of delivered secrets
+	cgroupFD  = 8 // guestagent's own cgroup
 )
 
 func main() {
@@ -60,14 +65,14 @@ func run() error {
 	if err != nil {
 		return fmt.Errorf("make boot key: %w", err)
 	}
-	stop := func() { _ = tell(workload.Stop{}) }
+	stop := func() { tell(workload.Stop{}) }
 	if h.StopSignal != 0 {
 		stop = func() { _ = unix.Kill(1, unix.Signal(h.StopSignal)) }
 	}
-	a := newAgent(h, bootKey, stop, func() { _ = tell(workload.Restart{}) })
+	a := newAgent(h, bootKey, stop, func() { tell(workload.Restart{}) })
 	h.IdentitySeed.Wipe()
 	if h.Channel != nil {
-		if a.owner, err = serveOwner(h, bootPrivate, a); err != nil {
+		if err := a.serveOwner(h, bootPrivate); err != nil {
 			return err
 		}
 	}
@@ -78,6 +83,9 @@ func run() error {
 func readHandoff() (*sealed.Handoff, error) {
 	raw := make([]byte, sealed.MaxHandoff+1)
 	defer clear(raw)
+	if err := unix.SetNonblock(initFD, false); err != nil { // it may not be there yet
+		return nil, fmt.Errorf("read handoff: %w", err)
+	}
 	n, err := unix.Read(initFD, raw)
 	if err != nil {
 		return nil, fmt.Errorf("read handoff: %w", err)
@@ -85,37 +93,9 @@ func readHandoff() (*sealed.Handoff, error) {
 	return sealed.UnmarshalHandoff(raw[:n])
 }
 
-// serveOwner serves the owner's channel from now on, before the workload runs: it
-// may wait for secrets.
-func serveOwner(h *sealed.Handoff, key ed25519.PrivateKey, a *agent) (*memory, error) {
-	var toInit func(workload.Message) error // none where PID 1 becomes the root's init
-	if h.StopSignal == 0 {
-		toInit = tell
-	}
-	owner, err := newChannel(h, key, ownersService(h.Channel, toInit))
-	if err != nil {
-		return nil, err
-	}
-	if isNull(channelFD) {
-		return owner.memory, nil // the host gives no port for it
-	}
-	p, err := newPort(channelFD)
-	if err != nil {
-		return nil, err
-	}
-	go func() { _ = owner.serve(p) }()
-	return owner.memory, nil
-}
-
-// isNull tells whether guestinit had nothing to give for a descriptor.
-func isNull(fd int) bool {
-	var st unix.Stat_t
-	return unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3)
-}
-
 // tell tells guestinit, where it is PID 1 still.
-func tell(m workload.Message) error {
-	return unix.Send(initFD, m.Bytes(), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+func tell(m workload.Message) {
+	_ = unix.Send(initFD, m.Bytes(), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 }
 
 // millis is the time since the kernel started.

@@ -28,11 +28,6 @@ const (
 // the owner's calls change it.
 type memory struct {
 	mu        sync.Mutex
-	stages    []*guestagentv1.Stage
-	ready     bool
-	text      string   // of the workload's STATUS=
-	unhealthy bool     // it missed its watchdog's time
-	rooted    bool     // PID 1 has become the root's init
 	secrets   []string // of the plan
 	delivered map[string]bool
 	workload  *guestagentv1.Workload // nil: the root has an init
@@ -45,9 +40,6 @@ type memory struct {
 
 func newMemory(h *sealed.Handoff) *memory {
 	m := &memory{delivered: make(map[string]bool), changed: make(chan struct{})}
-	for _, s := range h.Stages {
-		m.stages = append(m.stages, &guestagentv1.Stage{Name: s.Name, Millis: s.Millis})
-	}
 	for _, s := range h.Channel.Secrets {
 		m.secrets = append(m.secrets, s.Name)
 	}
@@ -55,21 +47,6 @@ func newMemory(h *sealed.Handoff) *memory {
 		m.workload = &guestagentv1.Workload{State: waiting}
 	}
 	return m
-}
-
-// pass takes down a stage.
-func (m *memory) pass(name string, millis uint64, ready bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.stages = append(m.stages, &guestagentv1.Stage{Name: name, Millis: millis})
-	m.ready = m.ready || ready
-}
-
-// notified takes down what the workload said of itself.
-func (m *memory) notified(text string, healthy bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.text, m.unhealthy = text, !healthy
 }
 
 // hear takes down what guestinit says of the workload.
@@ -142,27 +119,13 @@ func (m *memory) deliver(name string) []string {
 	return missing
 }
 
-// status is the answer to Status, but for what only the kernel knows.
+// status is its part of the answer to Status.
 func (m *memory) status() *guestagentv1.StatusResponse {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	out := &guestagentv1.StatusResponse{Stages: slices.Clone(m.stages), Ready: m.ready, Workload: m.workload, Text: m.text, Unhealthy: m.unhealthy}
+	out := &guestagentv1.StatusResponse{Workload: m.workload}
 	for _, s := range m.secrets {
 		out.Secrets = append(out.Secrets, &guestagentv1.Secret{Name: s, Delivered: m.delivered[s]})
 	}
 	return out
-}
-
-// handedOver takes down that the root has its own init now.
-func (m *memory) handedOver() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.rooted = true
-}
-
-// hasRoot tells whether PID 1 is in the root already, and not in the initramfs.
-func (m *memory) hasRoot() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.rooted || m.workload != nil && m.workload.State != waiting
 }

@@ -21,18 +21,18 @@ const (
 
 var errNotTaken = errors.New("the host takes nothing from the port")
 
-// port is a virtio-serial port. A Read gives io.EOF once when the host's end is
+// channelPort is the channel's virtio-serial port. A Read gives io.EOF once when the host's end is
 // closed, and the next one waits until there is a host that writes: in the
 // kernel, by the runtime's edge-triggered poller, without waking up meanwhile.
-type port struct {
+type channelPort struct {
 	file *os.File // keeps raw alive
 	raw  syscall.RawConn
 	open bool // the host's end was
 }
 
-// newPort takes over a non-blocking descriptor.
-func newPort(fd int) (*port, error) {
-	p := &port{file: os.NewFile(uintptr(fd), "channel")}
+// newChannelPort takes over a non-blocking descriptor.
+func newChannelPort(fd int) (*channelPort, error) {
+	p := &channelPort{file: os.NewFile(uintptr(fd), "channel")}
 	if p.file == nil {
 		return nil, fmt.Errorf("open channel: no descriptor %d", fd)
 	}
@@ -44,7 +44,7 @@ func newPort(fd int) (*port, error) {
 }
 
 // Read implements io.Reader.
-func (p *port) Read(b []byte) (n int, err error) {
+func (p *channelPort) Read(b []byte) (n int, err error) {
 	e := p.raw.Read(func(fd uintptr) bool {
 		for n, err = unix.Read(int(fd), b); errors.Is(err, unix.EINTR); {
 			n, err = unix.Read(int(fd), b)
@@ -71,7 +71,7 @@ func (p *port) Read(b []byte) (n int, err error) {
 }
 
 // Write implements io.Writer.
-func (p *port) Write(b []byte) (done int, err error) {
+func (p *channelPort) Write(b []byte) (done int, err error) {
 	pause, until := time.Millisecond, time.Now().Add(portPatience)
 	for done < len(b) {
 		var n int

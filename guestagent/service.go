@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/secexec/secexec/proto/guestagent/v1"
+	"github.com/secexec/secexec/proto/readiness"
 	"github.com/secexec/secexec/proto/workload"
 	"github.com/secexec/secexec/sealed"
 )
@@ -26,9 +27,10 @@ const (
 type service struct {
 	plan   *sealed.Channel
 	memory *memory
+	agent  func() Status
 	uptime func() uint64
 	write  func(s sealed.SecretFile, content []byte) error
-	tell   func(workload.Message) error // guestinit; nil: it has become the root's init
+	tell   func(workload.Message) // guestinit; nil: it becomes the root's init
 	spawn  func(start *guestagentv1.ExecStart) (program, error)
 }
 
@@ -38,6 +40,11 @@ var _ guestagentv1.GuestagentService = (*service)(nil)
 func (s *service) Status(context.Context, *guestagentv1.StatusRequest) (*guestagentv1.StatusResponse, error) {
 	out := s.memory.status()
 	out.Exec, out.UptimeMs = s.plan.Exec, s.uptime()
+	a := s.agent()
+	out.Ready, out.Says, out.Healthy = a.State == readiness.Ready, a.Text, a.Healthy
+	for _, stage := range a.Stages {
+		out.Stages = append(out.Stages, &guestagentv1.Stage{Name: stage.Name, Millis: stage.Millis})
+	}
 	return out, nil
 }
 
@@ -56,9 +63,7 @@ func (s *service) DeliverSecret(_ context.Context, r *guestagentv1.DeliverSecret
 	}
 	missing := s.memory.deliver(r.Name)
 	if len(missing) == 0 && s.tell != nil {
-		if err := s.tell(workload.Secrets{}); err != nil {
-			return nil, status.Errorf(codes.Internal, "tell guestinit: %v", err)
-		}
+		s.tell(workload.Secrets{})
 	}
 	return &guestagentv1.DeliverSecretResponse{Missing: missing}, nil
 }
@@ -68,9 +73,7 @@ func (s *service) Restart(context.Context, *guestagentv1.RestartRequest) (*guest
 	if s.tell == nil {
 		return nil, status.Error(codes.FailedPrecondition, "the guest has an init of its own: restart its services by that")
 	}
-	if err := s.tell(workload.Restart{}); err != nil {
-		return nil, status.Errorf(codes.Internal, "tell guestinit: %v", err)
-	}
+	s.tell(workload.Restart{})
 	return &guestagentv1.RestartResponse{}, nil
 }
 
@@ -108,7 +111,7 @@ func (s *service) Exec(ctx context.Context, stream guestagentv1.Guestagent_ExecS
 	if first.Start == nil || len(first.Start.Args) == 0 {
 		return status.Error(codes.InvalidArgument, "no program to run")
 	}
-	if !s.memory.hasRoot() {
+	if s.agent().State == readiness.Starting { // PID 1 is in the initramfs, or waits for secrets
 		return status.Error(codes.FailedPrecondition, "the guest's root does not run yet")
 	}
 	p, err := s.spawn(first.Start)

@@ -19,6 +19,7 @@ import (
 
 	"github.com/secexec/secexec/proto/channel"
 	"github.com/secexec/secexec/proto/guestagent/v1"
+	"github.com/secexec/secexec/proto/readiness"
 	"github.com/secexec/secexec/proto/workload"
 	"github.com/secexec/secexec/sealed"
 )
@@ -26,6 +27,8 @@ import (
 // agentUnderTest is guestagent's end of a channel with what it does to the guest.
 type agentUnderTest struct {
 	channel *ownersChannel
+	memory  *memory
+	status  Status
 	files   map[string]string
 	told    []string
 	program *fakeProgram
@@ -38,13 +41,14 @@ func seed(b byte) ed25519.PrivateKey { return ed25519.NewKeyFromSeed(bytes.Repea
 func newAgentUnderTest(t *testing.T, exec, supervised bool) (*agentUnderTest, guestagentv1.GuestagentClient) {
 	t.Helper()
 	a := &agentUnderTest{files: make(map[string]string)}
-	h := handoff()
+	h := handoffOf(7, 3)
+	h.StopSignal = 38
 	h.Channel = &sealed.Channel{
 		Clients: [][32]byte{[32]byte(seed(2).Public().(ed25519.PublicKey))}, Exec: exec,
 		Secrets: []sealed.SecretFile{{Name: "a", Mode: 0o400}, {Name: "b", Mode: 0o400}},
 	}
 	s := &service{
-		plan: h.Channel, uptime: func() uint64 { return 5 },
+		plan: h.Channel, agent: func() Status { return a.status }, uptime: func() uint64 { return 5 },
 		write: func(f sealed.SecretFile, content []byte) error { a.files[f.Name] = string(content); return nil },
 		spawn: func(start *guestagentv1.ExecStart) (program, error) {
 			if start.Args[0] != "fake" {
@@ -55,12 +59,13 @@ func newAgentUnderTest(t *testing.T, exec, supervised bool) (*agentUnderTest, gu
 	}
 	if supervised {
 		h.StopSignal = 0
-		s.tell = func(m workload.Message) error { a.told = append(a.told, string(m.Bytes())); return nil }
+		s.tell = func(m workload.Message) { a.told = append(a.told, string(m.Bytes())) }
 	}
 	var err error
 	if a.channel, err = newChannel(h, seed(1), s); err != nil {
 		t.Fatal(err)
 	}
+	a.memory = s.memory
 	host, guest := buffered(t)
 	go func() { _ = a.channel.serve(guest) }()
 	config, err := channel.ClientTLS(seed(2), seed(1).Public().(ed25519.PublicKey))
@@ -123,11 +128,11 @@ func TestSecretsAndStatus(t *testing.T) {
 	if strings.Join(a.told, " ") != "SECRETS SECRETS" {
 		t.Errorf("guestinit is told %q", a.told)
 	}
-	a.channel.memory.hear(workload.Running{Restarts: 2}, 7)
-	a.channel.memory.hear(workload.Exited{Status: 3, Restarts: 2}, 8)
-	a.channel.memory.pass("ready", 9, true)
+	a.memory.hear(workload.Running{Restarts: 2}, 7)
+	a.memory.hear(workload.Exited{Status: 3, Restarts: 2}, 8)
+	a.status = Status{State: readiness.Ready, Text: "serves", Healthy: true, Stages: make([]readiness.Stage, 2)}
 	s, err := c.Status(ctx, &guestagentv1.StatusRequest{})
-	if err != nil || !s.Ready || s.UptimeMs != 5 || len(s.Stages) != 2 || s.Exec || s.Workload.State != exited || s.Workload.Status != 3 || !s.Secrets[0].Delivered {
+	if err != nil || !s.Ready || s.UptimeMs != 5 || s.Says != "serves" || !s.Healthy || len(s.Stages) != 2 || s.Exec || s.Workload.State != exited || s.Workload.Status != 3 || !s.Secrets[0].Delivered {
 		t.Errorf("status: %v, %v", s, err)
 	}
 	if _, err := c.Restart(ctx, &guestagentv1.RestartRequest{}); err != nil || a.told[2] != "RESTART" {
@@ -162,14 +167,14 @@ func TestLogs(t *testing.T) {
 		first <- answer{r, err}
 	}()
 	time.Sleep(10 * time.Millisecond) // it may wait by now
-	a.channel.memory.hear(workload.Log{Err: true, Text: []byte("hello\n")}, 3)
+	a.memory.hear(workload.Log{Err: true, Text: []byte("hello\n")}, 3)
 	if got := <-first; got.err != nil || len(got.r.Entries) != 1 || string(got.r.Entries[0].Text) != "hello\n" || !got.r.Entries[0].Error || got.r.Entries[0].Number != 1 {
 		t.Fatalf("%v", got)
 	}
 	// What is kept is bounded, and the newest.
 	const n = 200
 	for range n {
-		a.channel.memory.hear(workload.Log{Text: make([]byte, 4000)}, 4)
+		a.memory.hear(workload.Log{Text: make([]byte, 4000)}, 4)
 	}
 	var got []uint64
 	for after := uint64(1); ; {
@@ -211,7 +216,7 @@ func TestExecIsRefused(t *testing.T) {
 	if code := try(c, &guestagentv1.ExecStart{Args: []string{"fake"}}); code != codes.FailedPrecondition {
 		t.Errorf("before the hand-over: %v", code)
 	}
-	a.channel.memory.handedOver()
+	a.status.State = readiness.Running
 	if code := try(c, &guestagentv1.ExecStart{Args: []string{"other"}}); code != codes.NotFound {
 		t.Errorf("no program: %v", code)
 	}
@@ -264,7 +269,7 @@ func (e endTeller) Read(b []byte) (int, error) {
 func startFake(t *testing.T, ctx context.Context) (*fakeProgram, guestagentv1.Guestagent_ExecClient) {
 	t.Helper()
 	a, c := newAgentUnderTest(t, true, false)
-	a.channel.memory.handedOver()
+	a.status.State = readiness.Running
 	a.program = newFakeProgram()
 	s, err := c.Exec(ctx)
 	if err != nil {

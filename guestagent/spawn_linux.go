@@ -17,10 +17,7 @@ import (
 
 // The root of PID 1, seen from guestagent's own: its working directory is /proc,
 // which moved into the root with everything else.
-const (
-	rootPath   = "1/root"
-	cgroupPath = rootPath + "/sys/fs/cgroup/secexec/"
-)
+const rootPath = "1/root"
 
 // execEnv is what a program gets beside what the owner asks for.
 var execEnv = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "TERM=linux"}
@@ -28,7 +25,8 @@ var execEnv = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/
 // rootProgram is a program in the root, in a cgroup of its own.
 type rootProgram struct {
 	process *os.Process
-	cgroup  string
+	parent  int      // cgroup's
+	cgroup  string   // its name in parent
 	input   *os.File // or the terminal
 	out     []io.Reader
 	tty     bool
@@ -38,6 +36,7 @@ type rootProgram struct {
 
 // spawner runs programs in the root.
 type spawner struct {
+	cgroup  int // guestagent's own; programs' are in it
 	running atomic.Int32
 	count   atomic.Uint64
 }
@@ -48,7 +47,7 @@ func (s *spawner) spawn(start *guestagentv1.ExecStart) (_ program, err error) {
 		s.running.Add(-1)
 		return nil, errTooMany
 	}
-	p := &rootProgram{tty: start.Terminal, cgroup: fmt.Sprintf("%sexec-%d", cgroupPath, s.count.Add(1)), running: &s.running}
+	p := &rootProgram{tty: start.Terminal, parent: s.cgroup, cgroup: fmt.Sprintf("exec-%d", s.count.Add(1)), running: &s.running}
 	var theirs []*os.File
 	defer func() {
 		for _, f := range theirs {
@@ -66,17 +65,17 @@ func (s *spawner) spawn(start *guestagentv1.ExecStart) (_ program, err error) {
 	if theirs, err = p.open(start.Size); err != nil {
 		return nil, err
 	}
-	if err := os.Mkdir(p.cgroup, 0o755); err != nil {
+	if err := unix.Mkdirat(p.parent, p.cgroup, 0o755); err != nil {
 		return nil, fmt.Errorf("make cgroup: %w", err)
 	}
-	group, err := os.Open(p.cgroup)
+	group, err := unix.Openat(p.parent, p.cgroup, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("make cgroup: %w", err)
 	}
-	defer group.Close()
+	defer unix.Close(group)
 	p.process, err = os.StartProcess(path, start.Args, &os.ProcAttr{
 		Dir: "/", Env: env, Files: theirs,
-		Sys: &syscall.SysProcAttr{Chroot: rootPath, Setsid: true, Setctty: p.tty, Ctty: 0, UseCgroupFD: true, CgroupFD: int(group.Fd())},
+		Sys: &syscall.SysProcAttr{Chroot: rootPath, Setsid: true, Setctty: p.tty, Ctty: 0, UseCgroupFD: true, CgroupFD: group},
 	})
 	return p, err
 }
@@ -226,12 +225,19 @@ func (p *rootProgram) wait() int {
 	return state.ExitCode()
 }
 
-func (p *rootProgram) kill() { _ = os.WriteFile(p.cgroup+"/cgroup.kill", []byte("1"), 0) }
+func (p *rootProgram) kill() {
+	fd, err := unix.Openat(p.parent, p.cgroup+"/cgroup.kill", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	_, _ = unix.Write(fd, []byte("1"))
+}
 
 // close takes away all that was made for the program, which does not run.
 func (p *rootProgram) close() {
 	for range 200 { // the killed take a moment to end
-		if err := unix.Rmdir(p.cgroup); !errors.Is(err, unix.EBUSY) {
+		if err := unix.Unlinkat(p.parent, p.cgroup, unix.AT_REMOVEDIR); !errors.Is(err, unix.EBUSY) {
 			break
 		}
 		time.Sleep(10 * time.Millisecond)

@@ -18,8 +18,9 @@ const agentCgroup = "/sys/fs/cgroup/secexec"
 // over a socket pair of packets, whose other end it returns:
 //
 //	guestinit                         guestagent
-//	    │ fork, exec "@guestagent" ───▶ │ fd 3: socket, 4: readiness port, 5: notification
-//	    │                               │ socket, 6 and 7: the owner's channel
+//	    │ fork, exec "@guestagent" ───▶ │ fd 3: socket, 4: readiness port,
+//	    │                               │ 5: notification socket,
+//	    │                               │ 6 to 8: channel's port, folder of secrets, cgroup
 //	    │ handoff (package sealed) ───▶ │ reads it, prepares its keys
 //	    │ exec of the root's init       │
 //	    └ closes the socket's end ────▶ │ end of file: the hand-over is done
@@ -42,6 +43,9 @@ func startAgent(b *boot, record *sealed.Record, notify int) (int, error) {
 }
 
 func launchAgent(b *boot, record *sealed.Record, pair [2]int, notify int) error {
+	if err := os.MkdirAll(agentCgroup, 0o755); err != nil {
+		return fmt.Errorf("make cgroup: %w", err)
+	}
 	// What is missing is /dev/null, so that no file of guestagent's own gets its
 	// number.
 	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
@@ -62,7 +66,12 @@ func launchAgent(b *boot, record *sealed.Record, pair [2]int, notify int) error 
 			return err
 		}
 		defer unix.Close(secrets)
-		files = append(files, uintptr(null), uintptr(secrets))
+		cgroup, err := unix.Open(agentCgroup, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("open cgroup: %w", err)
+		}
+		defer unix.Close(cgroup)
+		files = append(files, uintptr(null), uintptr(secrets), uintptr(cgroup))
 		if port >= 0 {
 			defer unix.Close(port)
 			files[6] = uintptr(port)
@@ -73,9 +82,6 @@ func launchAgent(b *boot, record *sealed.Record, pair [2]int, notify int) error 
 	})
 	if err != nil {
 		return fmt.Errorf("start guestagent: %w", err)
-	}
-	if err := os.MkdirAll(agentCgroup, 0o755); err != nil {
-		return fmt.Errorf("make cgroup: %w", err)
 	}
 	if err := os.WriteFile(agentCgroup+"/cgroup.procs", fmt.Appendf(nil, "%d\n", pid), 0); err != nil {
 		return fmt.Errorf("move guestagent to its cgroup: %w", err)

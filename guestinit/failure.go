@@ -37,7 +37,8 @@ const (
 	failNetwork      failure = "G152"
 	failNoLease      failure = "G153"
 	failNetworkFiles failure = "G154"
-	failSecrets      failure = "G155"
+
+	failSecrets failure = "G155"
 )
 
 // Error returns code and sentence: all that leaves the guest.

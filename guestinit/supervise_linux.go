@@ -71,7 +71,7 @@ func (b *boot) supervise(record *sealed.Record, program string, link *network.In
 	defer cancel()
 	go link.Keep(ctx)
 
-	s := supervise.Supervisor{Workload: record.Workload, Path: program, Env: notifyEnv(record), Agent: agent, Failed: func() { sayOnConsole(failStart.Error()) }}
+	s := supervise.Supervisor{Workload: record.Workload, Path: program, Env: notifyEnv(record), Agent: agent, Hold: record.Channel != nil && len(record.Channel.Secrets) > 0, Failed: func() { sayOnConsole(failStart.Error()) }}
 	status, err := s.Run()
 	if err != nil {
 		return failSurroundings.because(err)

@@ -35,13 +35,13 @@ func newConnectStatus() *cobra.Command {
 // guestStatus is a guest's status as JSON.
 type guestStatus struct {
 	Ready    bool              `json:"ready"`
+	Says     string            `json:"says"` // the workload
+	Healthy  bool              `json:"healthy"`
 	UptimeMs uint64            `json:"uptime_ms"`
 	Stages   map[string]uint64 `json:"stages"`  // milliseconds since the kernel started
 	Secrets  map[string]bool   `json:"secrets"` // whether they are there
 	Exec     bool              `json:"exec"`
 	Workload *guestWorkload    `json:"workload,omitempty"`
-	Text     string            `json:"status,omitempty"` // what the workload says of itself
-	Healthy  bool              `json:"healthy"`
 }
 
 type guestWorkload struct {
@@ -57,7 +57,7 @@ func (f *connectFlags) status(cmd *cobra.Command, name string, asJSON bool) erro
 			return err
 		}
 		if asJSON {
-			s := guestStatus{Ready: r.Ready, UptimeMs: r.UptimeMs, Exec: r.Exec, Text: r.Text, Healthy: !r.Unhealthy, Stages: make(map[string]uint64), Secrets: make(map[string]bool)}
+			s := guestStatus{Ready: r.Ready, Says: r.Says, Healthy: r.Healthy, UptimeMs: r.UptimeMs, Exec: r.Exec, Stages: make(map[string]uint64), Secrets: make(map[string]bool)}
 			for _, stage := range r.Stages {
 				s.Stages[stage.Name] = stage.Millis
 			}
@@ -98,16 +98,16 @@ func statusLines(r *guestagentv1.StatusResponse) []string {
 		}
 		workload += fmt.Sprintf(", %d restarts", w.Restarts)
 	}
-	if r.Unhealthy {
-		workload += ", unhealthy: it missed its watchdog's time"
+	if r.Says != "" {
+		workload += ": " + term.Printable(r.Says)
+	}
+	if !r.Healthy {
+		workload += ", its watchdog barked"
 	}
 	lines := []string{
 		"guest", fmt.Sprintf("%s, up %s", word, (time.Duration(r.UptimeMs) * time.Millisecond).Round(time.Second)),
 		"stages", strings.Join(stages, ", "),
 		"workload", workload,
-	}
-	if r.Text != "" {
-		lines = append(lines, "status", term.Printable(r.Text))
 	}
 	if len(secrets) > 0 {
 		lines = append(lines, "secrets", strings.Join(secrets, ", "))

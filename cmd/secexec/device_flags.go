@@ -16,7 +16,7 @@ type deviceFlags struct{ disks, networks []string }
 
 func (f *deviceFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVar(&f.disks, "disk", nil, "attach a disk beside the bundle's: path=`FILE`[,serial=S][,format=raw|qcow2][,bus=virtio-blk|virtio-scsi][,cache=writeback|direct][,discard=ignore|unmap][,readonly]; repeatable")
-	cmd.Flags().StringArrayVar(&f.networks, "network", nil, "attach a network: tap=`NAME`[,queues=N][,mac=M], or user[,mac=M] for development; repeatable")
+	cmd.Flags().StringArrayVar(&f.networks, "network", nil, "attach a network: tap=`NAME`[,queues=N][,mac=M], or user[,publish=PORT:GUESTPORT][,mac=M] for development; repeatable")
 }
 
 // fill puts the devices into a request, with paths as hostagent needs them.
@@ -97,6 +97,17 @@ func parseNetwork(text string) (*hostagentv1.Network, error) {
 			n.Kind, n.Tap = "tap", value
 		case key == "mac" && value != "":
 			n.Mac = strings.ToLower(value)
+		case key == "publish":
+			p := new(hostagentv1.Publish)
+			node, guest, _ := strings.Cut(value, ":")
+			p.NodePort, err = parsePort(node)
+			if err == nil {
+				p.GuestPort, err = parsePort(guest)
+			}
+			if err != nil {
+				return fmt.Errorf("publish wants a port of this node and one of the guest, such as 8443:443, not %.40q", value)
+			}
+			n.Publish = append(n.Publish, p)
 		case key == "queues":
 			var count uint64
 			if count, err = strconv.ParseUint(value, 10, 16); err != nil || count == 0 {
@@ -104,7 +115,7 @@ func parseNetwork(text string) (*hostagentv1.Network, error) {
 			}
 			n.Queues = uint32(count)
 		default:
-			return fmt.Errorf("%.40q is none of user, tap=, mac=, queues=", strings.TrimPrefix(key+"="+value, "kind="))
+			return fmt.Errorf("%.40q is none of user, tap=, mac=, queues=, publish=", strings.TrimPrefix(key+"="+value, "kind="))
 		}
 		return nil
 	})
@@ -155,7 +166,19 @@ func networkWords(n *hostagentv1.Network) string {
 	if n.Kind == "tap" {
 		return fmt.Sprintf("tap interface %s, %s, %d queues", n.Tap, n.Mac, n.Queues)
 	}
-	return n.Kind + ", " + n.Mac
+	text := n.Kind + ", " + n.Mac
+	for _, p := range n.Publish {
+		text += fmt.Sprintf(", 127.0.0.1:%d is its port %d", p.NodePort, p.GuestPort)
+	}
+	return text
+}
+
+func parsePort(text string) (uint32, error) {
+	n, err := strconv.ParseUint(text, 10, 16)
+	if err == nil && n == 0 {
+		err = strconv.ErrRange
+	}
+	return uint32(n), err
 }
 
 func disksJSON(disks []*hostagentv1.Disk) []map[string]any {
@@ -174,6 +197,10 @@ func networksJSON(networks []*hostagentv1.Network) []map[string]any {
 		m := map[string]any{"kind": n.Kind, "mac": n.Mac, "queues": n.Queues}
 		if n.Tap != "" {
 			m["tap"] = n.Tap
+		}
+		for _, p := range n.Publish {
+			published, _ := m["publish"].([]map[string]any)
+			m["publish"] = append(published, map[string]any{"node_port": p.NodePort, "guest_port": p.GuestPort})
 		}
 		out = append(out, m)
 	}

@@ -75,6 +75,7 @@ func TestParseNetwork(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
 		"user":                       `{"kind":"user"}`,
+		"user,publish=8443:443":      `{"kind":"user","publish":[{"node_port":8443,"guest_port":443}]}`,
 		"user,mac=52:54:00:AB:00:01": `{"kind":"user","mac":"52:54:00:ab:00:01"}`,
 		"tap=tap0":                   `{"kind":"tap","tap":"tap0"}`,
 		"tap=tap0,mac=02:00:00:00:00:01,queues=4": `{"kind":"tap","tap":"tap0","mac":"02:00:00:00:00:01","queues":4}`,
@@ -84,6 +85,8 @@ func TestParseNetwork(t *testing.T) {
 		"default":                                 `"default" is none of user`,
 		"mac=02:00:00:00:00:01":                   "neither user nor a tap",
 		"tap=":                                    "none of user",
+		"user,publish=443":                        "such as 8443:443",
+		"user,publish=0:443":                      "such as 8443:443",
 		"tap=t,queues=0":                          "from 1 on",
 		"tap=t,queues=70000":                      "from 1 on",
 		"tap=t,queues":                            "from 1 on",

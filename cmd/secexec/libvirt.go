@@ -70,7 +70,11 @@ func guestDomain(g *hostagentv1.Guest) *libvirt.Guest {
 		})
 	}
 	for _, n := range g.Networks {
-		out.Nets = append(out.Nets, qemu.Net{MAC: n.Mac, Tap: n.Tap, User: n.Kind == "user", Queues: int(n.Queues)})
+		net := qemu.Net{MAC: n.Mac, Tap: n.Tap, User: n.Kind == "user", Queues: int(n.Queues)}
+		for _, p := range n.Publish {
+			net.Publish = append(net.Publish, qemu.Publish{Node: int(p.NodePort), Guest: int(p.GuestPort)})
+		}
+		out.Nets = append(out.Nets, net)
 	}
 	return out
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -17,6 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/secexec/secexec/owner"
+	"github.com/secexec/secexec/proto/hostagent/v1"
+	"github.com/secexec/secexec/proto/readiness"
 	"github.com/secexec/secexec/sealed"
 )
 
@@ -168,6 +171,71 @@ func TestChannel(t *testing.T) {
 		}
 	})
 	if strings.Contains(n.console("g"), "canary-of-the-channel") {
+		t.Error("a secret is on the console")
+	}
+}
+
+// A workload of guestinit's waits for its secrets; its logs, its restart and
+// programs beside it are the owner's alone.
+func TestChannelOfWorkload(t *testing.T) {
+	t.Parallel()
+	small(t)
+	p, err := plan("served", filepath.Join(lab.dir, "small-root"), "host-a", 256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Workload = &owner.Workload{Entrypoint: []string{"/sbin/init", "serve"}, NoNetwork: true}
+	p.Channel = owner.Channel{Exec: true, Secrets: []sealed.SecretFile{{Name: "token", Mode: 0o400}}}
+	if _, err := owner.Build(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	n := newNode(t)
+	if err := n.launch(p.Bundle, "g"); err != nil {
+		t.Fatal(err)
+	}
+	g := n.until("g", "handed over", func(g *hostagentv1.Guest) bool {
+		return g.State == "failed" || slices.ContainsFunc(g.Stages, func(s *hostagentv1.Stage) bool { return s.Name == readiness.StageHandover })
+	})
+	if g.State != "running" {
+		t.Fatalf("guest is %v\n%s", g, n.console("g"))
+	}
+	connect := func(want string, args ...string) {
+		t.Helper()
+		deadline := time.Now().Add(time.Minute)
+		for {
+			out, err := n.secexec(append([]string{"connect"}, append(args[:1:1], append([]string{"g", "--secrets", p.Secrets}, args[1:]...)...)...)...)
+			if strings.Contains(out, want) {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("connect %q: %v, wants %q\n%s\n%s", args, err, want, out, n.console("g"))
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+	}
+	connect("waiting, 0 restarts", "status")
+	connect("does not run yet", "exec", "--", "init", "programs")
+	if g, err := n.c.Get(t.Context(), "g"); err != nil || g.State != "running" {
+		t.Errorf("without its secrets the guest is %v, %v", g, err)
+	}
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte("canary-token"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := n.secexec("connect", "secret", "g", "token", "--from", file, "--secrets", p.Secrets); err != nil || !strings.Contains(out, "all secrets are there") {
+		t.Fatalf("deliver: %v\n%s", err, out)
+	}
+	if g := n.settled("g"); g.State != "ready" {
+		t.Fatalf("guest is %v\n%s", g, n.console("g"))
+	}
+	connect("secret of 12 bytes, <nil>\n", "logs")
+	connect("canary-of-the-log\n", "logs")
+	connect("running, 0 restarts", "status")
+	connect("1\n", "exec", "--", "init", "programs")
+	connect("", "restart")
+	connect("running, 1 restarts", "status")
+	connect("stops\n", "logs")
+	if strings.Contains(n.console("g"), "canary-token") {
 		t.Error("a secret is on the console")
 	}
 }

@@ -34,6 +34,7 @@ type Supervisor struct {
 	Path     string   // of the program, from Find
 	Env      []string // beside the workload's
 	Agent    int      // socket to guestagent, package workload
+	Hold     bool     // start only when guestagent says that all secrets are there
 	Failed   func()   // told when the program can't be started; may be nil
 
 	process
@@ -62,7 +63,11 @@ func (s *Supervisor) Run() (status uint8, err error) {
 	go s.listen(asked)
 
 	s.m = NewMachine(s.Workload, time.Now(), rand.Float64)
+	held := s.Hold
 	timer := time.NewTimer(0)
+	if held {
+		timer.Stop()
+	}
 	for {
 		todo := Nothing
 		select {
@@ -82,7 +87,11 @@ func (s *Supervisor) Run() (status uint8, err error) {
 			case workload.Stop:
 				todo = s.m.AskStop(time.Now())
 			case workload.Restart:
-				todo = s.m.AskRestart(time.Now())
+				if !held {
+					todo = s.m.AskRestart(time.Now())
+				}
+			case workload.Secrets:
+				held = false
 			}
 		}
 		for todo != Nothing {
@@ -92,7 +101,7 @@ func (s *Supervisor) Run() (status uint8, err error) {
 			}
 			todo = s.do(todo)
 		}
-		if due, ok := s.m.Deadline(); ok {
+		if due, ok := s.m.Deadline(); ok && !held {
 			timer.Reset(time.Until(due))
 		} else {
 			timer.Stop()

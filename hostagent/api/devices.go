@@ -22,7 +22,7 @@ func devicesTooLarge(r *hostagentv1.CreateRequest) bool {
 		}
 	}
 	for _, n := range r.Networks {
-		if max(len(n.Kind), len(n.Tap), len(n.Mac)) > maxWord {
+		if max(len(n.Kind), len(n.Tap), len(n.Mac)) > maxWord || len(n.Publish) > qemu.MaxPublish {
 			return true
 		}
 	}
@@ -52,14 +52,22 @@ func showDisks(disks []store.Disk) (out []*hostagentv1.Disk) {
 
 func networksOf(networks []*hostagentv1.Network) (out []store.Network) {
 	for _, n := range networks {
-		out = append(out, store.Network{Kind: n.Kind, Tap: n.Tap, MAC: n.Mac, Queues: n.Queues})
+		s := store.Network{Kind: n.Kind, Tap: n.Tap, MAC: n.Mac, Queues: n.Queues}
+		for _, p := range n.Publish {
+			s.Publish = append(s.Publish, store.Publish{Node: p.NodePort, Guest: p.GuestPort})
+		}
+		out = append(out, s)
 	}
 	return out
 }
 
 func showNetworks(networks []store.Network) (out []*hostagentv1.Network) {
 	for _, n := range networks {
-		out = append(out, &hostagentv1.Network{Kind: n.Kind, Tap: n.Tap, Mac: n.MAC, Queues: max(n.Queues, 1)})
+		shown := &hostagentv1.Network{Kind: n.Kind, Tap: n.Tap, Mac: n.MAC, Queues: max(n.Queues, 1)}
+		for _, p := range n.Publish {
+			shown.Publish = append(shown.Publish, &hostagentv1.Publish{NodePort: p.Node, GuestPort: p.Guest})
+		}
+		out = append(out, shown)
 	}
 	return out
 }

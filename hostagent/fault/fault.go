@@ -57,8 +57,8 @@ const (
 	NoSystemd     Code = "H241"
 	UnitTaken     Code = "H242"
 	OutOfMemory   Code = "H243"
-	Workload      Code = "H249"
 	NoChannel     Code = "H244"
+	Workload      Code = "H249"
 )
 
 // entry is a code's meaning, remedy and ttrpc status.

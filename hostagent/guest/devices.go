@@ -134,7 +134,11 @@ func netConfig(rec *store.Guest) ([]qemu.Net, error) {
 		if (n.Kind == "tap") != (n.Tap != "") {
 			return nil, fault.New(fault.BadRequest, "guest %s: a network of kind tap names its interface, others have none", rec.Name)
 		}
-		out = append(out, qemu.Net{MAC: n.MAC, Tap: n.Tap, User: n.Kind == "user", Queues: int(min(n.Queues, 1<<16))})
+		net := qemu.Net{MAC: n.MAC, Tap: n.Tap, User: n.Kind == "user", Queues: int(min(n.Queues, 1<<16))}
+		for _, p := range n.Publish {
+			net.Publish = append(net.Publish, qemu.Publish{Node: int(min(p.Node, 1<<16)), Guest: int(min(p.Guest, 1<<16))})
+		}
+		out = append(out, net)
 	}
 	if err := qemu.CheckNets(out); err != nil {
 		return nil, fault.New(fault.BadRequest, "guest %s: %w", rec.Name, err)

@@ -31,6 +31,7 @@ type machine struct {
 	mu      sync.Mutex
 	qmp     net.Conn
 	port    net.Conn
+	channel net.Conn
 	sockets []net.Listener
 	quits   int
 }
@@ -102,7 +103,7 @@ func (m *machine) vanish() {
 	for _, s := range m.sockets {
 		s.Close()
 	}
-	for _, c := range []net.Conn{m.qmp, m.port} {
+	for _, c := range []net.Conn{m.qmp, m.port, m.channel} {
 		if c != nil {
 			c.Close()
 		}
@@ -127,7 +128,7 @@ func handed(files []*os.File) func(name string) (net.Listener, error) {
 }
 
 func (m *machine) serve(socket func(name string) (net.Listener, error)) error {
-	for name, do := range map[string]func(net.Conn){qmpSocket: m.serveQMP, readinessSocket: m.servePort} {
+	for name, do := range map[string]func(net.Conn){qmpSocket: m.serveQMP, readinessSocket: m.servePort, channelSocket: m.serveChannel} {
 		l, err := socket(name)
 		if err != nil {
 			return err
@@ -146,6 +147,15 @@ func (m *machine) serve(socket func(name string) (net.Listener, error)) error {
 		}()
 	}
 	return nil
+}
+
+// serveChannel is a guest that says back what it hears.
+func (m *machine) serveChannel(c net.Conn) {
+	m.mu.Lock()
+	m.channel = c
+	m.mu.Unlock()
+	defer c.Close()
+	_, _ = io.Copy(c, c)
 }
 
 func (m *machine) serveQMP(c net.Conn) {

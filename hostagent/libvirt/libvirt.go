@@ -40,6 +40,11 @@ func Domain(g *Guest) ([]byte, error) {
 	if g.Kernel == "" && len(g.Disks) == 0 {
 		return nil, fmt.Errorf("describe guest %s: it has neither an image nor a disk to boot from", g.Name)
 	}
+	for _, n := range g.Nets {
+		if len(n.Publish) > 0 {
+			return nil, fmt.Errorf("describe guest %s: libvirt's user network publishes no ports: give it a tap interface", g.Name)
+		}
+	}
 	d := domain{
 		Type: "kvm", Name: g.Name, UUID: g.UUID,
 		Memory:  memory{Unit: "MiB", DumpCore: "off", Size: g.MemoryMiB},

@@ -67,6 +67,7 @@ func TestRefusals(t *testing.T) {
 		"control":                     {Name: "g", Kernel: "/k", Disks: []qemu.Disk{{Path: "/a\x01", Serial: "a"}}},
 		"loadparm":                    {Name: "g", Disks: []qemu.Disk{{Path: "/a", Serial: "a"}}, Loadparm: "'"},
 		"MAC":                         {Name: "g", Kernel: "/k", Nets: []qemu.Net{{User: true}}},
+		"publishes no ports":          {Name: "g", Kernel: "/k", Nets: []qemu.Net{{User: true, MAC: "52:54:00:12:34:56", Publish: []qemu.Publish{{Node: 80, Guest: 80}}}}},
 	} {
 		if text, err := Domain(g); err == nil || !strings.Contains(err.Error(), words) {
 			t.Errorf("%s, %v; want an error about %s", text, err, words)

@@ -57,6 +57,17 @@ func (o object) String() string {
 	return b.String()
 }
 
+// array is a JSON array of objects.
+type array []object
+
+func (a array) String() string {
+	var texts []string
+	for _, o := range a {
+		texts = append(texts, o.String())
+	}
+	return "[" + strings.Join(texts, ",") + "]"
+}
+
 // virtio is a virtio device with what every one of them has: a fixed place on
 // the channel subsystem, so that the same configuration always gives the same
 // machine, and iommu_platform=on.

@@ -254,6 +254,11 @@ func TestConfigRefusals(t *testing.T) {
 			c.Nets = []Net{{MAC: "52:54:00:12:34:56", Tap: "t"}, {MAC: "52:54:00:12:34:57", Tap: "t"}}
 		}, "twice"},
 		{"queues of a user-mode network", func(c *Config) { c.Nets[0].Queues = 2 }, "one queue pair"},
+		{"port published twice", func(c *Config) { c.Nets[0].Publish = []Publish{{80, 80}, {80, 81}} }, "published twice"},
+		{"port 0", func(c *Config) { c.Nets[0].Publish = []Publish{{80, 0}} }, "80:0 is not in"},
+		{"port of a tap", func(c *Config) {
+			c.Nets[0] = Net{MAC: c.Nets[0].MAC, Tap: "t", Publish: []Publish{{80, 80}}}
+		}, "others none"},
 		{"too many queues", func(c *Config) { c.Nets[0] = Net{MAC: c.Nets[0].MAC, Tap: "t", Queues: MaxNetQueues + 1} }, "at most"},
 		{"descriptors for other queues", func(c *Config) { c.Nets[0] = Net{MAC: c.Nets[0].MAC, Tap: "t", Queues: 2, FDs: []int{3}} }, "descriptors"},
 		{"too many networks", func(c *Config) { c.Nets = make([]Net, MaxNets+1) }, "networks"},

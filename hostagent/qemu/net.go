@@ -15,16 +15,22 @@ import (
 const (
 	MaxNets      = 8
 	MaxNetQueues = (maxQueues - 1) / 2
+	MaxPublish   = 16 // ports of one network
 )
 
 // Net is a network interface of the guest. Exactly one of Tap and User is set.
 type Net struct {
-	MAC    string // six octets, lower-case hex with colons; see [MAC]
-	Tap    string // name of an existing tap interface
-	User   bool   // QEMU's user-mode network: outgoing connections only, for development
-	Queues int    // queue pairs, 0 means 1; more than one for Tap only
-	FDs    []int  // the tap's queues as descriptors of the process, from [OpenTap]; none: QEMU opens Tap itself
+	MAC     string    // six octets, lower-case hex with colons; see [MAC]
+	Tap     string    // name of an existing tap interface
+	User    bool      // QEMU's user-mode network: outgoing connections only, for development
+	Queues  int       // queue pairs, 0 means 1; more than one for Tap only
+	Publish []Publish // for User only
+	FDs     []int     // the tap's queues as descriptors of the process, from [OpenTap]; none: QEMU opens Tap itself
 }
+
+// Publish leads from a TCP port of the node's loopback address to one of the
+// guest's.
+type Publish struct{ Node, Guest int }
 
 // CheckNets refuses networks that QEMU could not attach or would misunderstand;
 // it does not look for the interfaces.
@@ -32,7 +38,7 @@ func CheckNets(nets []Net) error {
 	if len(nets) > MaxNets {
 		return invalid("%d networks, at most %d", len(nets), MaxNets)
 	}
-	macs, taps := make(map[string]bool), make(map[string]bool)
+	macs, taps, ports := make(map[string]bool), make(map[string]bool), make(map[int]bool)
 	for i := range nets {
 		n := &nets[i]
 		if err := n.check(); err != nil {
@@ -43,6 +49,12 @@ func CheckNets(nets []Net) error {
 		}
 		if n.Tap != "" && taps[n.Tap] {
 			return invalid("tap interface %s is used twice", n.Tap)
+		}
+		for _, p := range n.Publish {
+			if ports[p.Node] {
+				return invalid("port %d is published twice", p.Node)
+			}
+			ports[p.Node] = true
 		}
 		macs[n.MAC], taps[n.Tap] = true, true
 	}
@@ -61,8 +73,15 @@ func (n *Net) check() error {
 		return invalid("network has %d queue pairs, at most %d", n.Queues, MaxNetQueues)
 	case n.User && n.Queues > 1:
 		return invalid("a user-mode network has one queue pair, not %d", n.Queues)
+	case len(n.Publish) > MaxPublish || len(n.Publish) > 0 && !n.User:
+		return invalid("network publishes %d ports: a user-mode network publishes at most %d, others none", len(n.Publish), MaxPublish)
 	case len(n.FDs) > 0 && len(n.FDs) != max(n.Queues, 1):
 		return invalid("network has %d queue pairs and %d descriptors", max(n.Queues, 1), len(n.FDs))
+	}
+	for _, p := range n.Publish {
+		if p.Node < 1 || p.Node > 65535 || p.Guest < 1 || p.Guest > 65535 {
+			return invalid("published port %d:%d is not in 1..65535", p.Node, p.Guest)
+		}
 	}
 	return nil
 }
@@ -97,6 +116,9 @@ func networks(c *Config) []string {
 		n := &c.Nets[i]
 		id := fmt.Sprintf("net%d", i)
 		backend := object{{"type", "user"}, {"id", id + "-backend"}}
+		if len(n.Publish) > 0 {
+			backend = append(backend, member{"hostfwd", n.forwards()})
+		}
 		if n.Tap != "" {
 			backend = append(object{{"type", "tap"}, {"id", id + "-backend"}}, n.tap()...)
 		}
@@ -108,6 +130,14 @@ func networks(c *Config) []string {
 		argv = append(argv, virtio("virtio-net-ccw", id, DevnoNets+i, o...)...)
 	}
 	return argv
+}
+
+// forwards are the published ports, for the node's own programs alone.
+func (n *Net) forwards() (out array) {
+	for _, p := range n.Publish {
+		out = append(out, object{{"str", fmt.Sprintf("tcp:127.0.0.1:%d-:%d", p.Node, p.Guest)}})
+	}
+	return out
 }
 
 // tap is where QEMU finds the interface's queues.

@@ -7,6 +7,9 @@ func (g *Guest) Clone() *Guest {
 	c := *g
 	c.Disks, c.Stages = slices.Clone(g.Disks), slices.Clone(g.Stages)
 	c.Restarts, c.Networks = slices.Clone(g.Restarts), slices.Clone(g.Networks)
+	for i := range c.Networks {
+		c.Networks[i].Publish = slices.Clone(c.Networks[i].Publish)
+	}
 	c.Exit = copied(g.Exit)
 	c.Process, c.Failure = copied(g.Process), copied(g.Failure)
 	c.Restart, c.Resources, c.Move = copied(g.Restart), copied(g.Resources), copied(g.Move)

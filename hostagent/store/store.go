@@ -99,6 +99,15 @@ type Network struct {
 	Tap    string `json:"tap,omitempty"`
 	MAC    string `json:"mac"`
 	Queues uint32 `json:"queues,omitempty"` // pairs, 0: 1
+
+	Publish []Publish `json:"publish,omitempty"` // for kind user
+}
+
+// Publish leads from a TCP port of the node's loopback address to one of the
+// guest's.
+type Publish struct {
+	Node  uint32 `json:"node"`
+	Guest uint32 `json:"guest"`
 }
 
 // Resources bound what a guest takes from its node; 0 is systemd's default.

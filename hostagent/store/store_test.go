@@ -182,6 +182,9 @@ func fill(v reflect.Value) {
 			}
 		case f.Kind() == reflect.Slice:
 			f.Set(reflect.MakeSlice(f.Type(), 2, 4))
+			if f.Index(0).Kind() == reflect.Struct {
+				fill(f.Index(0))
+			}
 		}
 	}
 }

@@ -36,7 +36,7 @@ func TestRefusals(t *testing.T) {
 		{"unknown nested field", "root:\n  source: r\n  readonly: true\n", `f.yaml:3:3: invalid build file: unknown field "root.readonly": did you mean "root.read_only"?`},
 		{"field at the wrong place", "read_only: true\n", `unknown field "read_only": did you mean "root.read_only"?`},
 		{"flag's spelling", "guest-dir: g\n", `did you mean "guest_dir"?`},
-		{"nothing near", "networks: [a]\n", "see secexec build --print-schema"},
+		{"nothing near", "flavours: [a]\n", "see secexec build --print-schema"},
 		{"unknown field of a volume", "volumes: [{mnt: /srv}]\n", `unknown field "volumes[0].mnt"`},
 		{"volume's field at the top", "mount: /srv\n", `did you mean "volumes[].mount"?`},
 		{"word of another kind", "module_signatures: cut\n", `"cut" is none of keep, strip`},

@@ -32,6 +32,7 @@ var Failures = map[string]string{
 	"G152": "the network can't be set up",
 	"G153": "no DHCP server gave an address in time",
 	"G154": "the root has no place for the network's files",
+
 	"G155": "the folder for delivered secrets can't be mounted",
 
 	"G160": "the workload's notification socket can't be made",

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -49,6 +50,14 @@ func tool(args []string) int {
 			return 1
 		}
 		fmt.Printf("%d rows, %d columns\n", size.Row, size.Col)
+	case "serve": // a workload that needs a secret
+		secret, err := os.ReadFile("/run/secexec/secrets/token")
+		fmt.Printf("secret of %d bytes, %v\n", len(secret), err)
+		fmt.Fprintln(os.Stderr, "canary-of-the-log")
+		stop := make(chan os.Signal, 1)
+		signal.Notify(stop, unix.SIGTERM)
+		<-stop
+		fmt.Println("stops")
 	case "programs": // that were run beside the init, this one too
 		groups, _ := filepath.Glob("/sys/fs/cgroup/secexec/exec-*")
 		fmt.Println(len(groups))

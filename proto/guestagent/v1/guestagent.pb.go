@@ -67,8 +67,8 @@ type StatusResponse struct {
 	Workload      *Workload              `protobuf:"bytes,4,opt,name=workload,proto3" json:"workload,omitempty"`                  // absent: the guest has an init of its own
 	Exec          bool                   `protobuf:"varint,5,opt,name=exec,proto3" json:"exec,omitempty"`                         // whether the plan allows Exec
 	UptimeMs      uint64                 `protobuf:"varint,6,opt,name=uptime_ms,json=uptimeMs,proto3" json:"uptime_ms,omitempty"` // since the kernel started
-	Text          string                 `protobuf:"bytes,7,opt,name=text,proto3" json:"text,omitempty"`                          // of the workload's STATUS=: one printable line of at most 256 bytes
-	Unhealthy     bool                   `protobuf:"varint,8,opt,name=unhealthy,proto3" json:"unhealthy,omitempty"`               // it missed its watchdog's time
+	Says          string                 `protobuf:"bytes,7,opt,name=says,proto3" json:"says,omitempty"`                          // the workload's STATUS=
+	Healthy       bool                   `protobuf:"varint,8,opt,name=healthy,proto3" json:"healthy,omitempty"`                   // it keeps its watchdog's time, if it has one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -145,16 +145,16 @@ func (x *StatusResponse) GetUptimeMs() uint64 {
 	return 0
 }
 
-func (x *StatusResponse) GetText() string {
+func (x *StatusResponse) GetSays() string {
 	if x != nil {
-		return x.Text
+		return x.Says
 	}
 	return ""
 }
 
-func (x *StatusResponse) GetUnhealthy() bool {
+func (x *StatusResponse) GetHealthy() bool {
 	if x != nil {
-		return x.Unhealthy
+		return x.Healthy
 	}
 	return false
 }
@@ -934,7 +934,7 @@ var File_proto_guestagent_v1_guestagent_proto protoreflect.FileDescriptor
 const file_proto_guestagent_v1_guestagent_proto_rawDesc = "" +
 	"\n" +
 	"$proto/guestagent/v1/guestagent.proto\x12\x15secexec.guestagent.v1\"\x0f\n" +
-	"\rStatusRequest\"\xb5\x02\n" +
+	"\rStatusRequest\"\xb1\x02\n" +
 	"\x0eStatusResponse\x124\n" +
 	"\x06stages\x18\x01 \x03(\v2\x1c.secexec.guestagent.v1.StageR\x06stages\x12\x14\n" +
 	"\x05ready\x18\x02 \x01(\bR\x05ready\x127\n" +
@@ -942,8 +942,8 @@ const file_proto_guestagent_v1_guestagent_proto_rawDesc = "" +
 	"\bworkload\x18\x04 \x01(\v2\x1f.secexec.guestagent.v1.WorkloadR\bworkload\x12\x12\n" +
 	"\x04exec\x18\x05 \x01(\bR\x04exec\x12\x1b\n" +
 	"\tuptime_ms\x18\x06 \x01(\x04R\buptimeMs\x12\x12\n" +
-	"\x04text\x18\a \x01(\tR\x04text\x12\x1c\n" +
-	"\tunhealthy\x18\b \x01(\bR\tunhealthy\"3\n" +
+	"\x04says\x18\a \x01(\tR\x04says\x12\x18\n" +
+	"\ahealthy\x18\b \x01(\bR\ahealthy\"3\n" +
 	"\x05Stage\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06millis\x18\x02 \x01(\x04R\x06millis\":\n" +

@@ -318,10 +318,11 @@ func (x *Disk) GetDiscard() string {
 // Network is a virtio-net device.
 type Network struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`      // user, tap
-	Tap           string                 `protobuf:"bytes,2,opt,name=tap,proto3" json:"tap,omitempty"`        // name of the tap interface, for kind tap
-	Mac           string                 `protobuf:"bytes,3,opt,name=mac,proto3" json:"mac,omitempty"`        // six octets in lower-case hex; empty: made of the guest's UUID
-	Queues        uint32                 `protobuf:"varint,4,opt,name=queues,proto3" json:"queues,omitempty"` // pairs; 0: 1; more than one for kind tap only
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`       // user, tap
+	Tap           string                 `protobuf:"bytes,2,opt,name=tap,proto3" json:"tap,omitempty"`         // name of the tap interface, for kind tap
+	Mac           string                 `protobuf:"bytes,3,opt,name=mac,proto3" json:"mac,omitempty"`         // six octets in lower-case hex; empty: made of the guest's UUID
+	Queues        uint32                 `protobuf:"varint,4,opt,name=queues,proto3" json:"queues,omitempty"`  // pairs; 0: 1; more than one for kind tap only
+	Publish       []*Publish             `protobuf:"bytes,5,rep,name=publish,proto3" json:"publish,omitempty"` // for kind user
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -384,6 +385,67 @@ func (x *Network) GetQueues() uint32 {
 	return 0
 }
 
+func (x *Network) GetPublish() []*Publish {
+	if x != nil {
+		return x.Publish
+	}
+	return nil
+}
+
+// Publish lets programs on the node reach a TCP port of the guest by one of the
+// node's loopback address, 127.0.0.1.
+type Publish struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodePort      uint32                 `protobuf:"varint,1,opt,name=node_port,json=nodePort,proto3" json:"node_port,omitempty"`
+	GuestPort     uint32                 `protobuf:"varint,2,opt,name=guest_port,json=guestPort,proto3" json:"guest_port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Publish) Reset() {
+	*x = Publish{}
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Publish) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Publish) ProtoMessage() {}
+
+func (x *Publish) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Publish.ProtoReflect.Descriptor instead.
+func (*Publish) Descriptor() ([]byte, []int) {
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Publish) GetNodePort() uint32 {
+	if x != nil {
+		return x.NodePort
+	}
+	return 0
+}
+
+func (x *Publish) GetGuestPort() uint32 {
+	if x != nil {
+		return x.GuestPort
+	}
+	return 0
+}
+
 // Resources bound what a guest takes from its node, where the launcher can
 // (systemd's transient units).
 type Resources struct {
@@ -397,7 +459,7 @@ type Resources struct {
 
 func (x *Resources) Reset() {
 	*x = Resources{}
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[4]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -409,7 +471,7 @@ func (x *Resources) String() string {
 func (*Resources) ProtoMessage() {}
 
 func (x *Resources) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[4]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -422,7 +484,7 @@ func (x *Resources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resources.ProtoReflect.Descriptor instead.
 func (*Resources) Descriptor() ([]byte, []int) {
-	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{4}
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Resources) GetCpuWeight() uint32 {
@@ -458,7 +520,7 @@ type StartRequest struct {
 
 func (x *StartRequest) Reset() {
 	*x = StartRequest{}
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[5]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -470,7 +532,7 @@ func (x *StartRequest) String() string {
 func (*StartRequest) ProtoMessage() {}
 
 func (x *StartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[5]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -483,7 +545,7 @@ func (x *StartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRequest.ProtoReflect.Descriptor instead.
 func (*StartRequest) Descriptor() ([]byte, []int) {
-	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{5}
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *StartRequest) GetName() string {
@@ -509,7 +571,7 @@ type NameRequest struct {
 
 func (x *NameRequest) Reset() {
 	*x = NameRequest{}
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[6]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -521,7 +583,7 @@ func (x *NameRequest) String() string {
 func (*NameRequest) ProtoMessage() {}
 
 func (x *NameRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[6]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -534,7 +596,7 @@ func (x *NameRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NameRequest.ProtoReflect.Descriptor instead.
 func (*NameRequest) Descriptor() ([]byte, []int) {
-	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{6}
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *NameRequest) GetName() string {
@@ -554,7 +616,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[7]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -566,7 +628,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[7]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -579,7 +641,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{7}
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *StopRequest) GetName() string {
@@ -604,7 +666,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[8]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -616,7 +678,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[8]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -629,7 +691,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{8}
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{9}
 }
 
 type ListRequest struct {
@@ -640,7 +702,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[9]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -652,7 +714,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[9]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -665,7 +727,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{9}
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{10}
 }
 
 type ListResponse struct {
@@ -677,7 +739,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[10]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -689,7 +751,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[10]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -702,7 +764,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{10}
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListResponse) GetGuests() []*Guest {
@@ -726,7 +788,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[11]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -738,7 +800,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[11]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -751,7 +813,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{11}
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *EventsRequest) GetName() string {
@@ -789,7 +851,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[12]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -801,7 +863,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[12]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -814,7 +876,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{12}
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Event) GetSequence() uint64 {
@@ -894,7 +956,7 @@ type Guest struct {
 
 func (x *Guest) Reset() {
 	*x = Guest{}
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[13]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -906,7 +968,7 @@ func (x *Guest) String() string {
 func (*Guest) ProtoMessage() {}
 
 func (x *Guest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[13]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -919,7 +981,7 @@ func (x *Guest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Guest.ProtoReflect.Descriptor instead.
 func (*Guest) Descriptor() ([]byte, []int) {
-	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{13}
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Guest) GetName() string {
@@ -1145,7 +1207,7 @@ type Stage struct {
 
 func (x *Stage) Reset() {
 	*x = Stage{}
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[14]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1157,7 +1219,7 @@ func (x *Stage) String() string {
 func (*Stage) ProtoMessage() {}
 
 func (x *Stage) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[14]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1170,7 +1232,7 @@ func (x *Stage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stage.ProtoReflect.Descriptor instead.
 func (*Stage) Descriptor() ([]byte, []int) {
-	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{14}
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Stage) GetName() string {
@@ -1206,7 +1268,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[15]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1218,7 +1280,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[15]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1231,7 +1293,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{15}
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Failure) GetCode() string {
@@ -1266,7 +1328,7 @@ type ConsoleRequest struct {
 
 func (x *ConsoleRequest) Reset() {
 	*x = ConsoleRequest{}
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[16]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1278,7 +1340,7 @@ func (x *ConsoleRequest) String() string {
 func (*ConsoleRequest) ProtoMessage() {}
 
 func (x *ConsoleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[16]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1291,7 +1353,7 @@ func (x *ConsoleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsoleRequest.ProtoReflect.Descriptor instead.
 func (*ConsoleRequest) Descriptor() ([]byte, []int) {
-	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{16}
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ConsoleRequest) GetName() string {
@@ -1326,7 +1388,7 @@ type ConsoleResponse struct {
 
 func (x *ConsoleResponse) Reset() {
 	*x = ConsoleResponse{}
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[17]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1338,7 +1400,7 @@ func (x *ConsoleResponse) String() string {
 func (*ConsoleResponse) ProtoMessage() {}
 
 func (x *ConsoleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[17]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1351,7 +1413,7 @@ func (x *ConsoleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsoleResponse.ProtoReflect.Descriptor instead.
 func (*ConsoleResponse) Descriptor() ([]byte, []int) {
-	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{17}
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ConsoleResponse) GetData() []byte {
@@ -1385,7 +1447,7 @@ type ChallengeRequest struct {
 
 func (x *ChallengeRequest) Reset() {
 	*x = ChallengeRequest{}
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[18]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1397,7 +1459,7 @@ func (x *ChallengeRequest) String() string {
 func (*ChallengeRequest) ProtoMessage() {}
 
 func (x *ChallengeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[18]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1410,7 +1472,7 @@ func (x *ChallengeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChallengeRequest.ProtoReflect.Descriptor instead.
 func (*ChallengeRequest) Descriptor() ([]byte, []int) {
-	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{18}
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ChallengeRequest) GetName() string {
@@ -1436,7 +1498,7 @@ type ChallengeResponse struct {
 
 func (x *ChallengeResponse) Reset() {
 	*x = ChallengeResponse{}
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[19]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1448,7 +1510,7 @@ func (x *ChallengeResponse) String() string {
 func (*ChallengeResponse) ProtoMessage() {}
 
 func (x *ChallengeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[19]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1461,7 +1523,7 @@ func (x *ChallengeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChallengeResponse.ProtoReflect.Descriptor instead.
 func (*ChallengeResponse) Descriptor() ([]byte, []int) {
-	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{19}
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ChallengeResponse) GetReport() []byte {
@@ -1479,7 +1541,7 @@ type NodeInfoRequest struct {
 
 func (x *NodeInfoRequest) Reset() {
 	*x = NodeInfoRequest{}
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[20]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1491,7 +1553,7 @@ func (x *NodeInfoRequest) String() string {
 func (*NodeInfoRequest) ProtoMessage() {}
 
 func (x *NodeInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[20]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1504,7 +1566,7 @@ func (x *NodeInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeInfoRequest.ProtoReflect.Descriptor instead.
 func (*NodeInfoRequest) Descriptor() ([]byte, []int) {
-	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{20}
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{21}
 }
 
 type NodeInfoResponse struct {
@@ -1525,7 +1587,7 @@ type NodeInfoResponse struct {
 
 func (x *NodeInfoResponse) Reset() {
 	*x = NodeInfoResponse{}
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[21]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1537,7 +1599,7 @@ func (x *NodeInfoResponse) String() string {
 func (*NodeInfoResponse) ProtoMessage() {}
 
 func (x *NodeInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[21]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1550,7 +1612,7 @@ func (x *NodeInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeInfoResponse.ProtoReflect.Descriptor instead.
 func (*NodeInfoResponse) Descriptor() ([]byte, []int) {
-	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{21}
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *NodeInfoResponse) GetVersion() string {
@@ -1636,7 +1698,7 @@ type MovePlace struct {
 
 func (x *MovePlace) Reset() {
 	*x = MovePlace{}
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[22]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1648,7 +1710,7 @@ func (x *MovePlace) String() string {
 func (*MovePlace) ProtoMessage() {}
 
 func (x *MovePlace) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[22]
+	mi := &file_proto_hostagent_v1_hostagent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1661,7 +1723,7 @@ func (x *MovePlace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MovePlace.ProtoReflect.Descriptor instead.
 func (*MovePlace) Descriptor() ([]byte, []int) {
-	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{22}
+	return file_proto_hostagent_v1_hostagent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *MovePlace) GetPhase() string {
@@ -1724,12 +1786,17 @@ const file_proto_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\x06format\x18\x04 \x01(\tR\x06format\x12\x10\n" +
 	"\x03bus\x18\x05 \x01(\tR\x03bus\x12\x14\n" +
 	"\x05cache\x18\x06 \x01(\tR\x05cache\x12\x18\n" +
-	"\adiscard\x18\a \x01(\tR\adiscard\"Y\n" +
+	"\adiscard\x18\a \x01(\tR\adiscard\"\x92\x01\n" +
 	"\aNetwork\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x10\n" +
 	"\x03tap\x18\x02 \x01(\tR\x03tap\x12\x10\n" +
 	"\x03mac\x18\x03 \x01(\tR\x03mac\x12\x16\n" +
-	"\x06queues\x18\x04 \x01(\rR\x06queues\"h\n" +
+	"\x06queues\x18\x04 \x01(\rR\x06queues\x127\n" +
+	"\apublish\x18\x05 \x03(\v2\x1d.secexec.hostagent.v1.PublishR\apublish\"E\n" +
+	"\aPublish\x12\x1b\n" +
+	"\tnode_port\x18\x01 \x01(\rR\bnodePort\x12\x1d\n" +
+	"\n" +
+	"guest_port\x18\x02 \x01(\rR\tguestPort\"h\n" +
 	"\tResources\x12\x1d\n" +
 	"\n" +
 	"cpu_weight\x18\x01 \x01(\rR\tcpuWeight\x12\x1f\n" +
@@ -1861,73 +1928,75 @@ func file_proto_hostagent_v1_hostagent_proto_rawDescGZIP() []byte {
 	return file_proto_hostagent_v1_hostagent_proto_rawDescData
 }
 
-var file_proto_hostagent_v1_hostagent_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_proto_hostagent_v1_hostagent_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_proto_hostagent_v1_hostagent_proto_goTypes = []any{
 	(*CreateRequest)(nil),     // 0: secexec.hostagent.v1.CreateRequest
 	(*Restart)(nil),           // 1: secexec.hostagent.v1.Restart
 	(*Disk)(nil),              // 2: secexec.hostagent.v1.Disk
 	(*Network)(nil),           // 3: secexec.hostagent.v1.Network
-	(*Resources)(nil),         // 4: secexec.hostagent.v1.Resources
-	(*StartRequest)(nil),      // 5: secexec.hostagent.v1.StartRequest
-	(*NameRequest)(nil),       // 6: secexec.hostagent.v1.NameRequest
-	(*StopRequest)(nil),       // 7: secexec.hostagent.v1.StopRequest
-	(*DeleteResponse)(nil),    // 8: secexec.hostagent.v1.DeleteResponse
-	(*ListRequest)(nil),       // 9: secexec.hostagent.v1.ListRequest
-	(*ListResponse)(nil),      // 10: secexec.hostagent.v1.ListResponse
-	(*EventsRequest)(nil),     // 11: secexec.hostagent.v1.EventsRequest
-	(*Event)(nil),             // 12: secexec.hostagent.v1.Event
-	(*Guest)(nil),             // 13: secexec.hostagent.v1.Guest
-	(*Stage)(nil),             // 14: secexec.hostagent.v1.Stage
-	(*Failure)(nil),           // 15: secexec.hostagent.v1.Failure
-	(*ConsoleRequest)(nil),    // 16: secexec.hostagent.v1.ConsoleRequest
-	(*ConsoleResponse)(nil),   // 17: secexec.hostagent.v1.ConsoleResponse
-	(*ChallengeRequest)(nil),  // 18: secexec.hostagent.v1.ChallengeRequest
-	(*ChallengeResponse)(nil), // 19: secexec.hostagent.v1.ChallengeResponse
-	(*NodeInfoRequest)(nil),   // 20: secexec.hostagent.v1.NodeInfoRequest
-	(*NodeInfoResponse)(nil),  // 21: secexec.hostagent.v1.NodeInfoResponse
-	(*MovePlace)(nil),         // 22: secexec.hostagent.v1.MovePlace
+	(*Publish)(nil),           // 4: secexec.hostagent.v1.Publish
+	(*Resources)(nil),         // 5: secexec.hostagent.v1.Resources
+	(*StartRequest)(nil),      // 6: secexec.hostagent.v1.StartRequest
+	(*NameRequest)(nil),       // 7: secexec.hostagent.v1.NameRequest
+	(*StopRequest)(nil),       // 8: secexec.hostagent.v1.StopRequest
+	(*DeleteResponse)(nil),    // 9: secexec.hostagent.v1.DeleteResponse
+	(*ListRequest)(nil),       // 10: secexec.hostagent.v1.ListRequest
+	(*ListResponse)(nil),      // 11: secexec.hostagent.v1.ListResponse
+	(*EventsRequest)(nil),     // 12: secexec.hostagent.v1.EventsRequest
+	(*Event)(nil),             // 13: secexec.hostagent.v1.Event
+	(*Guest)(nil),             // 14: secexec.hostagent.v1.Guest
+	(*Stage)(nil),             // 15: secexec.hostagent.v1.Stage
+	(*Failure)(nil),           // 16: secexec.hostagent.v1.Failure
+	(*ConsoleRequest)(nil),    // 17: secexec.hostagent.v1.ConsoleRequest
+	(*ConsoleResponse)(nil),   // 18: secexec.hostagent.v1.ConsoleResponse
+	(*ChallengeRequest)(nil),  // 19: secexec.hostagent.v1.ChallengeRequest
+	(*ChallengeResponse)(nil), // 20: secexec.hostagent.v1.ChallengeResponse
+	(*NodeInfoRequest)(nil),   // 21: secexec.hostagent.v1.NodeInfoRequest
+	(*NodeInfoResponse)(nil),  // 22: secexec.hostagent.v1.NodeInfoResponse
+	(*MovePlace)(nil),         // 23: secexec.hostagent.v1.MovePlace
 }
 var file_proto_hostagent_v1_hostagent_proto_depIdxs = []int32{
 	1,  // 0: secexec.hostagent.v1.CreateRequest.restart:type_name -> secexec.hostagent.v1.Restart
 	2,  // 1: secexec.hostagent.v1.CreateRequest.disks:type_name -> secexec.hostagent.v1.Disk
 	3,  // 2: secexec.hostagent.v1.CreateRequest.networks:type_name -> secexec.hostagent.v1.Network
-	4,  // 3: secexec.hostagent.v1.CreateRequest.resources:type_name -> secexec.hostagent.v1.Resources
-	13, // 4: secexec.hostagent.v1.ListResponse.guests:type_name -> secexec.hostagent.v1.Guest
-	13, // 5: secexec.hostagent.v1.Event.guest:type_name -> secexec.hostagent.v1.Guest
-	14, // 6: secexec.hostagent.v1.Guest.stages:type_name -> secexec.hostagent.v1.Stage
-	15, // 7: secexec.hostagent.v1.Guest.failure:type_name -> secexec.hostagent.v1.Failure
-	1,  // 8: secexec.hostagent.v1.Guest.restart:type_name -> secexec.hostagent.v1.Restart
-	2,  // 9: secexec.hostagent.v1.Guest.disks:type_name -> secexec.hostagent.v1.Disk
-	3,  // 10: secexec.hostagent.v1.Guest.networks:type_name -> secexec.hostagent.v1.Network
-	4,  // 11: secexec.hostagent.v1.Guest.resources:type_name -> secexec.hostagent.v1.Resources
-	22, // 12: secexec.hostagent.v1.Guest.move:type_name -> secexec.hostagent.v1.MovePlace
-	0,  // 13: secexec.hostagent.v1.Hostagent.Create:input_type -> secexec.hostagent.v1.CreateRequest
-	5,  // 14: secexec.hostagent.v1.Hostagent.Start:input_type -> secexec.hostagent.v1.StartRequest
-	7,  // 15: secexec.hostagent.v1.Hostagent.Stop:input_type -> secexec.hostagent.v1.StopRequest
-	6,  // 16: secexec.hostagent.v1.Hostagent.Kill:input_type -> secexec.hostagent.v1.NameRequest
-	6,  // 17: secexec.hostagent.v1.Hostagent.Delete:input_type -> secexec.hostagent.v1.NameRequest
-	6,  // 18: secexec.hostagent.v1.Hostagent.Get:input_type -> secexec.hostagent.v1.NameRequest
-	9,  // 19: secexec.hostagent.v1.Hostagent.List:input_type -> secexec.hostagent.v1.ListRequest
-	11, // 20: secexec.hostagent.v1.Hostagent.Events:input_type -> secexec.hostagent.v1.EventsRequest
-	16, // 21: secexec.hostagent.v1.Hostagent.Console:input_type -> secexec.hostagent.v1.ConsoleRequest
-	18, // 22: secexec.hostagent.v1.Hostagent.Challenge:input_type -> secexec.hostagent.v1.ChallengeRequest
-	20, // 23: secexec.hostagent.v1.Hostagent.NodeInfo:input_type -> secexec.hostagent.v1.NodeInfoRequest
-	13, // 24: secexec.hostagent.v1.Hostagent.Create:output_type -> secexec.hostagent.v1.Guest
-	13, // 25: secexec.hostagent.v1.Hostagent.Start:output_type -> secexec.hostagent.v1.Guest
-	13, // 26: secexec.hostagent.v1.Hostagent.Stop:output_type -> secexec.hostagent.v1.Guest
-	13, // 27: secexec.hostagent.v1.Hostagent.Kill:output_type -> secexec.hostagent.v1.Guest
-	8,  // 28: secexec.hostagent.v1.Hostagent.Delete:output_type -> secexec.hostagent.v1.DeleteResponse
-	13, // 29: secexec.hostagent.v1.Hostagent.Get:output_type -> secexec.hostagent.v1.Guest
-	10, // 30: secexec.hostagent.v1.Hostagent.List:output_type -> secexec.hostagent.v1.ListResponse
-	12, // 31: secexec.hostagent.v1.Hostagent.Events:output_type -> secexec.hostagent.v1.Event
-	17, // 32: secexec.hostagent.v1.Hostagent.Console:output_type -> secexec.hostagent.v1.ConsoleResponse
-	19, // 33: secexec.hostagent.v1.Hostagent.Challenge:output_type -> secexec.hostagent.v1.ChallengeResponse
-	21, // 34: secexec.hostagent.v1.Hostagent.NodeInfo:output_type -> secexec.hostagent.v1.NodeInfoResponse
-	24, // [24:35] is the sub-list for method output_type
-	13, // [13:24] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	5,  // 3: secexec.hostagent.v1.CreateRequest.resources:type_name -> secexec.hostagent.v1.Resources
+	4,  // 4: secexec.hostagent.v1.Network.publish:type_name -> secexec.hostagent.v1.Publish
+	14, // 5: secexec.hostagent.v1.ListResponse.guests:type_name -> secexec.hostagent.v1.Guest
+	14, // 6: secexec.hostagent.v1.Event.guest:type_name -> secexec.hostagent.v1.Guest
+	15, // 7: secexec.hostagent.v1.Guest.stages:type_name -> secexec.hostagent.v1.Stage
+	16, // 8: secexec.hostagent.v1.Guest.failure:type_name -> secexec.hostagent.v1.Failure
+	1,  // 9: secexec.hostagent.v1.Guest.restart:type_name -> secexec.hostagent.v1.Restart
+	2,  // 10: secexec.hostagent.v1.Guest.disks:type_name -> secexec.hostagent.v1.Disk
+	3,  // 11: secexec.hostagent.v1.Guest.networks:type_name -> secexec.hostagent.v1.Network
+	5,  // 12: secexec.hostagent.v1.Guest.resources:type_name -> secexec.hostagent.v1.Resources
+	23, // 13: secexec.hostagent.v1.Guest.move:type_name -> secexec.hostagent.v1.MovePlace
+	0,  // 14: secexec.hostagent.v1.Hostagent.Create:input_type -> secexec.hostagent.v1.CreateRequest
+	6,  // 15: secexec.hostagent.v1.Hostagent.Start:input_type -> secexec.hostagent.v1.StartRequest
+	8,  // 16: secexec.hostagent.v1.Hostagent.Stop:input_type -> secexec.hostagent.v1.StopRequest
+	7,  // 17: secexec.hostagent.v1.Hostagent.Kill:input_type -> secexec.hostagent.v1.NameRequest
+	7,  // 18: secexec.hostagent.v1.Hostagent.Delete:input_type -> secexec.hostagent.v1.NameRequest
+	7,  // 19: secexec.hostagent.v1.Hostagent.Get:input_type -> secexec.hostagent.v1.NameRequest
+	10, // 20: secexec.hostagent.v1.Hostagent.List:input_type -> secexec.hostagent.v1.ListRequest
+	12, // 21: secexec.hostagent.v1.Hostagent.Events:input_type -> secexec.hostagent.v1.EventsRequest
+	17, // 22: secexec.hostagent.v1.Hostagent.Console:input_type -> secexec.hostagent.v1.ConsoleRequest
+	19, // 23: secexec.hostagent.v1.Hostagent.Challenge:input_type -> secexec.hostagent.v1.ChallengeRequest
+	21, // 24: secexec.hostagent.v1.Hostagent.NodeInfo:input_type -> secexec.hostagent.v1.NodeInfoRequest
+	14, // 25: secexec.hostagent.v1.Hostagent.Create:output_type -> secexec.hostagent.v1.Guest
+	14, // 26: secexec.hostagent.v1.Hostagent.Start:output_type -> secexec.hostagent.v1.Guest
+	14, // 27: secexec.hostagent.v1.Hostagent.Stop:output_type -> secexec.hostagent.v1.Guest
+	14, // 28: secexec.hostagent.v1.Hostagent.Kill:output_type -> secexec.hostagent.v1.Guest
+	9,  // 29: secexec.hostagent.v1.Hostagent.Delete:output_type -> secexec.hostagent.v1.DeleteResponse
+	14, // 30: secexec.hostagent.v1.Hostagent.Get:output_type -> secexec.hostagent.v1.Guest
+	11, // 31: secexec.hostagent.v1.Hostagent.List:output_type -> secexec.hostagent.v1.ListResponse
+	13, // 32: secexec.hostagent.v1.Hostagent.Events:output_type -> secexec.hostagent.v1.Event
+	18, // 33: secexec.hostagent.v1.Hostagent.Console:output_type -> secexec.hostagent.v1.ConsoleResponse
+	20, // 34: secexec.hostagent.v1.Hostagent.Challenge:output_type -> secexec.hostagent.v1.ChallengeResponse
+	22, // 35: secexec.hostagent.v1.Hostagent.NodeInfo:output_type -> secexec.hostagent.v1.NodeInfoResponse
+	25, // [25:36] is the sub-list for method output_type
+	14, // [14:25] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_proto_hostagent_v1_hostagent_proto_init() }
@@ -1935,14 +2004,14 @@ func file_proto_hostagent_v1_hostagent_proto_init() {
 	if File_proto_hostagent_v1_hostagent_proto != nil {
 		return
 	}
-	file_proto_hostagent_v1_hostagent_proto_msgTypes[13].OneofWrappers = []any{}
+	file_proto_hostagent_v1_hostagent_proto_msgTypes[14].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_hostagent_v1_hostagent_proto_rawDesc), len(file_proto_hostagent_v1_hostagent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
