@@ -34,7 +34,7 @@ func TestAgentAnswers(t *testing.T) {
 		a.do(a.guest.Read([]byte(line+"\n"), 2000))
 		return said(a)
 	}
-	if got := answer("PING 0a"); got != "HELLO 2 guestagent 03000000000000000000000000000000\nSTAGE kernel 1000\nSTAGE ready 2000\nPONG 0a\n" {
+	if got := answer("PING 0a"); got != "HELLO 2 guestagent 03000000000000000000000000000000\nSTAGE kernel 1000\nSTAGE running 2000\nSTAGE ready 2000\nPONG 0a\n" {
 		t.Errorf("ping: %q", got)
 	}
 	nonce := bytes.Repeat([]byte{0x5e}, 32)
@@ -92,7 +92,7 @@ func TestAgentNotified(t *testing.T) {
 	a.heard([]byte("DONE 300"), 50)
 	a.heard(workload.Exited{Status: 9}.Bytes(), 50)
 	a.heard(workload.Done{Status: 9}.Bytes(), 60)
-	if got := said(a); got != "STAGE ready 30\nBYE\n" { // to a host of version 1: no EXIT
+	if got := said(a); got != "STAGE running 10\nSTAGE ready 30\nBYE\n" { // to a host of version 1: no EXIT
 		t.Errorf("said %q", got)
 	}
 	if s := a.Status(); restarts != 1 || s.State != readiness.Ended || s.Text != "canary serves" {

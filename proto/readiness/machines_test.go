@@ -224,11 +224,11 @@ func TestGuestRate(t *testing.T) {
 func TestVersions(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct{ host, guest, hears string }{
-		{"", "2", "HELLO 2 guestagent, STAGE ready 0, PONG 1"}, // version 1 has no HELLO of the host's
-		{"HELLO 1 hostagent\n", "2", "HELLO 2 guestagent, STAGE ready 0, PONG 1"},
+		{"", "2", "HELLO 2 guestagent, STAGE running 0, STAGE ready 0, PONG 1"}, // version 1 has no HELLO of the host's
+		{"HELLO 1 hostagent\n", "2", "HELLO 2 guestagent, STAGE running 0, STAGE ready 0, PONG 1"},
 		{"HELLO 2 hostagent\n", "2", "HELLO 2 guestagent, STAGE running 0, STAGE ready 0, UNHEALTHY, PONG 1"},
 		{"HELLO 3 hostagent\nASK 3\n", "2", "HELLO 2 guestagent, STAGE running 0, STAGE ready 0, UNHEALTHY, PONG 1"},
-		{"HELLO 0 hostagent\n", "2", "HELLO 2 guestagent, STAGE ready 0, PONG 1"}, // no version: as if it had said nothing
+		{"HELLO 0 hostagent\n", "2", "HELLO 2 guestagent, STAGE running 0, STAGE ready 0, PONG 1"}, // no version: as if it had said nothing
 	} {
 		g := NewGuest([IDSize]byte{}, false, false, nil)
 		g.HandedOver(0)

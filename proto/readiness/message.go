@@ -22,8 +22,7 @@ const PortName = "org.secexec.readiness.0"
 
 // Version is the highest version of the protocol that this package speaks. Both
 // ends say theirs in HELLO and talk the lower one; docs/readiness.md has the
-// rule. Version 2 added the host's HELLO, STAGE running, EXIT, HEALTHY and
-// UNHEALTHY.
+// rule. Version 2 added the host's HELLO, EXIT, HEALTHY and UNHEALTHY.
 const Version = 2
 
 // maxVersion bounds the number in HELLO.
@@ -211,13 +210,9 @@ func parseVersion(s string) uint16 {
 
 // since is the version of the protocol that brought a message.
 func since(m Message) uint16 {
-	switch m := m.(type) {
+	switch m.(type) {
 	case HostHello, Exit, Healthy, Unhealthy:
 		return 2
-	case Stage:
-		if m.Name == StageRunning {
-			return 2
-		}
 	}
 	return 1
 }

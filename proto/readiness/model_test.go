@@ -156,9 +156,14 @@ func (w *world) check(m Message) {
 			w.t.Fatal("told of an end that was none")
 		}
 	case Report:
-		if !w.signed[[NonceSize]byte(m.COSE[len("signed "):])] {
-			w.t.Fatal("told of a report that was not made")
+		// Parts of two reports may make a third, which its asker finds out by the
+		// signature; but for this nonce there was one.
+		for nonce := range w.signed {
+			if bytes.Contains(m.COSE, nonce[:]) {
+				return
+			}
 		}
+		w.t.Fatal("told of a report that was not made")
 	}
 }
 
@@ -195,7 +200,9 @@ func TestModel(t *testing.T) {
 				w.reconnect()
 			case 1:
 				var nonce [NonceSize]byte
-				nonce[0] = byte(r.Uint32())
+				for i := range nonce {
+					nonce[i] = byte(r.Uint32())
+				}
 				w.host(w.h.Ask(nonce))
 			case 2:
 				if r.IntN(4) == 0 {

@@ -23,6 +23,7 @@ func notify() {
 		return
 	}
 	say("notify: %s %v", path, info.Mode())
+	unix.Sync() // the test ends the first boot without asking
 	text := "READY=1\nSTATUS=" + "canary-status"
 	if boots, _ := os.ReadFile("/boots"); len(boots) == 1 {
 		text = "WATCHDOG=trigger\nSTATUS=" + "canary-status"
