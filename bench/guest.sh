@@ -44,6 +44,8 @@ make_root() {
 		--include=initramfs-tools,cryptsetup-initramfs,zstd,kmod,e2fsprogs bookworm "$peers/new/root" "$(grep ' bookworm main' "$cache/apt/sources.list")"
 	mkdir -p "$peers/new/root/lib/modules"
 	cp -r "$cache/kernel/modules/lib/modules/$release" "$peers/new/root/lib/modules/"
+	# What mkinitramfs asks the kernel's configuration for, and this kernel has.
+	printf 'CONFIG_RD_%s=y\n' GZIP ZSTD >"$peers/new/root/boot/config-$release"
 	mv -T "$peers/new/root" "$peers/root"
 }
 
