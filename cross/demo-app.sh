@@ -89,7 +89,7 @@ hostagent --platform emulated --emulated-host "$work/host-a" --state "$work/stat
 	--socket "$SECEXEC_SOCKET" >"$work/hostagent.log" 2>&1 &
 agent=$!
 for _ in {1..200}; do [[ -S $SECEXEC_SOCKET ]] && break; sleep 0.1; done
-port=$((20000 + RANDOM % 20000))
+port=$((20000 + RANDOM % 10000))
 show secexec run app --network "user,publish=$port:443" --identity app-secrets/identity.pub
 
 say "4. The application's own certificate, from its log, is what curl trusts, and nothing else"

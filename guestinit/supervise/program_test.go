@@ -48,6 +48,9 @@ func TestFind(t *testing.T) {
 		{"../../../bin/sh", standard, "/", "", handover.ErrNoInit}, // the root has none, whatever is outside
 	} {
 		got, err := Find(root, &sealed.Workload{Args: []string{c.name}, Env: []string{"X=1", "PATH=" + c.path}, Dir: c.dir})
+		if errors.Is(err, unix.ENOSYS) {
+			t.Skip("openat2 is not available here (qemu-user before 8.0)")
+		}
 		if !errors.Is(err, c.err) || err == nil && got != c.want {
 			t.Errorf("%+v: %s, %v", c, got, err)
 		}
