@@ -2,10 +2,16 @@
 # demo-app.sh: a container image becomes a sealed guest, on the emulated platform.
 #
 # An unmodified image of a small web application is sealed for one host and run
-# there; a page is fetched through its own TLS. Wants what `make build` builds and
-# cross/setup.sh fetches, QEMU with user networking, curl and tar; leaves nothing
-# behind.
+# there; a page is fetched through its own TLS, over a tap interface in a network
+# namespace of its own. Wants root, what `make build` builds and cross/setup.sh
+# fetches, curl, iproute2 and tar; leaves nothing behind.
+#
+# QEMU's user networking won't do for TCP under emulation: QEMU 7.2 miscounts
+# checksums in the vector instructions that Linux 6.12 counts them with. Over a tap
+# interface nobody counts them.
 set -euo pipefail
+
+[[ ${1-} == inside ]] || exec unshare --net --mount "$0" inside
 
 repo=$(cd "$(dirname "$0")/.." && pwd)
 cache=${SECEXEC_CACHE:-$repo/.cache}
@@ -38,7 +44,12 @@ trap cleanup EXIT
 trap 'exit 130' INT TERM
 
 command -v curl >/dev/null || die "no curl: apt-get install curl"
-qemu-system-s390x -netdev help 2>/dev/null | grep -qx user || die "this QEMU has no user networking"
+[[ -c /dev/net/tun ]] || die "no /dev/net/tun: load the module tun"
+mount -t sysfs sysfs /sys # it shows the interfaces of the namespace that it was mounted in
+ip link set lo up
+ip tuntap add dev guest0 mode tap multi_queue vnet_hdr
+ip address add 192.0.2.1/24 dev guest0
+ip link set guest0 up
 
 # blob FILE: puts a file among the image's blobs and prints its digest.
 blob() {
@@ -80,26 +91,25 @@ show ls -l app.tar
 
 say "2. The owner seals it for host-a: no change to the image"
 show secexec emulate init host-a
-show secexec build --from-image app.tar --kernel kernel/vmlinuz --modules kernel/modules --memory 256 \
+show secexec build --from-image app.tar --kernel kernel/vmlinuz --modules kernel/modules --memory 256 --network static --address 192.0.2.2/24 \
 	-k host-a/host.crt -C host-a/ca/signing.crt -C host-a/ca/inter-ca.crt --root-ca host-a/ca/root-ca.crt -o app --secrets app-secrets
 
-say "3. The operator of host-a runs it, with a port of this machine's that leads to the guest's 443"
+say "3. The operator of host-a runs it, on the network behind the tap interface guest0"
 printf '%s$ %s%s\n' "$dim" "hostagent --platform emulated --emulated-host host-a --state state --runtime run --socket hostagent.sock &" "$plain"
 hostagent --platform emulated --emulated-host "$work/host-a" --state "$work/state" --runtime "$work/run" \
 	--socket "$SECEXEC_SOCKET" >"$work/hostagent.log" 2>&1 &
 agent=$!
 for _ in {1..200}; do [[ -S $SECEXEC_SOCKET ]] && break; sleep 0.1; done
-port=$((20000 + RANDOM % 10000))
-show secexec run app --network "user,publish=$port:443" --identity app-secrets/identity.pub
+show secexec run app --network tap=guest0 --identity app-secrets/identity.pub
 
 say "4. The application's own certificate, from its log, is what curl trusts, and nothing else"
 for _ in {1..600}; do secexec logs app | grep -aq 'END CERTIFICATE' && break; sleep 0.1; done
 secexec logs app | tr -d '\r' | sed -n '/BEGIN CERTIFICATE/,/END CERTIFICATE/p' >app.pem
 [[ -s app.pem ]] || die "the application printed no certificate"
-page=$(show curl --silent --show-error --fail --max-time 60 --retry 5 --retry-all-errors --cacert app.pem "https://127.0.0.1:$port/")
+page=$(show curl --silent --show-error --fail --max-time 60 --retry 5 --retry-all-errors --cacert app.pem https://192.0.2.2/)
 printf '%s\n' "$page"
 grep -q 'hello from the sealed application on app, user 1000, parent process 1' <<<"$page" || die "that is not the application's page"
-! curl --silent --max-time 60 "https://127.0.0.1:$port/" || die "curl trusts somebody else's certificate"
+! curl --silent --max-time 60 https://192.0.2.2/ || die "curl trusts somebody else's certificate"
 
 say "5. Power down, in order"
 show secexec stop app
