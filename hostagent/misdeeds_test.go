@@ -112,8 +112,10 @@ func sayThen(lines string, do func(net.Conn)) func(*fake, net.Conn) {
 
 func (q *fake) servePortOnce(c net.Conn) {
 	lines := bufio.NewScanner(c)
-	if lines.Scan() {
-		q.guest(c, lines.Text())
+	for range 2 { // HELLO and PING
+		if lines.Scan() {
+			q.guest(c, lines.Text())
+		}
 	}
 	time.Sleep(100 * time.Millisecond)
 }
