@@ -11,6 +11,7 @@ import (
 
 	"github.com/secexec/secexec/owner"
 	"github.com/secexec/secexec/proto/readiness"
+	"github.com/secexec/secexec/sealed"
 )
 
 // The whole path: launch, unlock, ready, verified; what the workload sees; the
@@ -129,17 +130,23 @@ func TestDebianToMultiUser(t *testing.T) {
 	if _, err := os.Stat(tar); err != nil {
 		t.Skip("no Debian root in the cache: run cross/setup.sh")
 	}
-	bundle, err := build("debian", tar, "host-a", 1024)
+	plan, err := plan("debian", tar, "host-a", 1024)
 	if err != nil {
 		t.Fatal(err)
 	}
+	plan.Ready = sealed.ReadyAtNotify // systemd says READY=1 when its default target is reached
+	if _, err := owner.Build(t.Context(), plan); err != nil {
+		t.Fatal(err)
+	}
+	bundle := plan.Bundle
 	n := newNode(t)
 	n.ready(bundle, "debian")
 	console := n.says("debian", "hello from the sealed guest")
 	if strings.Contains(console, "FAILED") || strings.Contains(console, "emergency") {
 		t.Errorf("a unit failed:\n%s", console)
 	}
-	if out, err := n.secexec("verify", "debian", "--identity", bundle+"-secrets/identity.pub"); err != nil {
+	// guestagent is there still, and systemd's word has reached it.
+	if out, err := n.secexec("verify", "debian", "--identity", bundle+"-secrets/identity.pub"); err != nil || !strings.Contains(out, "its workload said READY=1") {
 		t.Errorf("verify after boot: %v\n%s", err, out)
 	}
 	begun := time.Now()
