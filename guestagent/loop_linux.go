@@ -16,6 +16,8 @@ const (
 	portRead   = 4096 // bytes
 	perTurn    = 32   // packets of guestinit's, datagrams of the workload's
 	neverAgain = -1   // milliseconds of epoll_wait
+	firstLook  = 50   // milliseconds before a full port is tried again, at first
+	lastLook   = 5000 // and at most
 )
 
 // serve does what comes, to the guest's end. It waits without a time unless the
@@ -37,7 +39,7 @@ func serve(a *agent, supervised bool) error {
 	if !connected {
 		return fmt.Errorf("wait for guestinit: %w", os.ErrInvalid)
 	}
-	p := port{open: watch(portFD, unix.EPOLLIN|unix.EPOLLOUT|unix.EPOLLET)} // a guest without one goes on
+	p := hostPort{open: watch(portFD, unix.EPOLLIN|unix.EPOLLOUT|unix.EPOLLET)} // a guest without one goes on
 	if watch(notifyFD, unix.EPOLLIN) {
 		_ = unix.SetNonblock(notifyFD, true)
 	}
@@ -74,16 +76,21 @@ func serve(a *agent, supervised bool) error {
 			connected = false
 		}
 		if !connected && !closed {
-			unix.Close(initFD) // and out of epoll with it
+			// Not closed: the number is told things for as long as this runs.
+			_ = unix.EpollCtl(epoll, unix.EPOLL_CTL_DEL, initFD, nil)
+			_ = unix.Shutdown(initFD, unix.SHUT_RDWR)
 			closed = true
 		}
 	}
 }
 
 // patience is how long to wait for events, in milliseconds.
-func patience(a *agent, p *port) int {
+func patience(a *agent, p *hostPort) int {
 	now := millis()
 	at, ok := a.guest.Next(now)
+	if p.open && p.there && p.look > 0 { // virtio-console tells nobody that the host took something
+		at, ok = min(at, now+uint64(p.look)), true
+	}
 	switch {
 	case p.open && p.readable && a.guest.Wants(now):
 		return 0 // more to read than one turn takes
@@ -115,26 +122,29 @@ func (a *agent) hear(packet []byte, supervised bool, now uint64) bool {
 	return true
 }
 
-// port is the readiness port as its device shows it.
-type port struct {
+// hostPort is the readiness port as its device shows it.
+type hostPort struct {
 	open     bool // neither missing nor unplugged
 	readable bool // as far as is known
+	there    bool // the host has it open, as far as is known
+	look     int  // milliseconds, when to look whether a full port has room again; 0: it is not full
 }
 
 // turn reads once, as the guest's end wants it, and writes what can be written.
-func (p *port) turn(a *agent, now uint64) {
+func (p *hostPort) turn(a *agent, now uint64) {
 	if p.open && p.readable && a.guest.Wants(now) {
 		var buf [portRead]byte
 		switch n, err := unix.Read(portFD, buf[:]); {
 		case n > 0:
+			p.there = true
 			a.do(a.guest.Read(buf[:n], now))
 		case errors.Is(err, unix.EINTR):
 		case err == nil: // nobody on the host has it open
-			p.readable = false
+			p.readable, p.there, p.look = false, false, 0
 			a.guest.HungUp()
 			a.out.HungUp()
 		case errors.Is(err, unix.EAGAIN):
-			p.readable = false
+			p.readable, p.there = false, true
 		default: // unplugged
 			p.open = false
 			unix.Close(portFD)
@@ -143,12 +153,15 @@ func (p *port) turn(a *agent, now uint64) {
 	for p.open {
 		b := a.out.Pending()
 		if b == nil {
+			p.look = 0
 			return
 		}
 		n, err := unix.Write(portFD, b)
-		if n <= 0 && !errors.Is(err, unix.EINTR) {
-			return // full, or nobody there: an event comes when that changes
+		if n <= 0 && !errors.Is(err, unix.EINTR) { // full, or nobody there
+			p.look = min(max(2*p.look, firstLook), lastLook)
+			return
 		}
+		p.look = 0
 		a.out.Wrote(max(n, 0))
 	}
 }
