@@ -20,7 +20,9 @@ func openChannel() (port, secrets int, err error) {
 	if port, err = progress.OpenPort(channelPort); err != nil {
 		port = -1
 	}
-	secrets, err = unix.Open(mounts.SecretsPath, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	// A mount of guestagent's own, in no folder: the root's init can unmount its
+	// own at shutdown.
+	secrets, err = unix.OpenTree(unix.AT_FDCWD, mounts.SecretsPath, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
 		return port, -1, fmt.Errorf("open folder of secrets: %w", err)
 	}

@@ -66,7 +66,7 @@ var sealedVictim = sync.OnceValues(func() (string, error) {
 	if err := os.MkdirAll(filepath.Join(root, "sbin"), 0o755); err != nil {
 		return "", err
 	}
-	if err := os.Link(filepath.Join(lab.dir, "small-root/sbin/init"), filepath.Join(root, "sbin/init")); err != nil {
+	if err := copyInit(filepath.Join(root, "sbin/init")); err != nil {
 		return "", err
 	}
 	if err := os.WriteFile(filepath.Join(root, "secret"), []byte(canary), 0o600); err != nil {

@@ -137,6 +137,16 @@ func small(t *testing.T) string {
 	return b
 }
 
+// copyInit copies testinit into a root. A link would change the file's status
+// while another test's build reads it.
+func copyInit(to string) error {
+	text, err := os.ReadFile(filepath.Join(lab.dir, "small-root/sbin/init"))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, text, 0o755)
+}
+
 // copyBundle copies a bundle, for a test to spoil.
 func copyBundle(t *testing.T, from string) string {
 	t.Helper()

@@ -39,7 +39,7 @@ func attackedRoot(t *testing.T, prepare func(root string)) string {
 			t.Fatal(err)
 		}
 	}
-	if err := os.Link(filepath.Join(lab.dir, "small-root/sbin/init"), filepath.Join(root, "sbin/init")); err != nil {
+	if err := copyInit(filepath.Join(root, "sbin/init")); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(root, "secret"), bytes.Repeat([]byte(rootCanary+"\n"), 1000), 0o600); err != nil {

@@ -35,7 +35,7 @@ var freshOnce = sync.OnceValue(func() (f freshBundle) {
 			return f
 		}
 	}
-	if f.err = os.Link(filepath.Join(lab.dir, "small-root/sbin/init"), filepath.Join(root, "sbin/init")); f.err != nil {
+	if f.err = copyInit(filepath.Join(root, "sbin/init")); f.err != nil {
 		return f
 	}
 	if f.err = os.WriteFile(filepath.Join(root, "canary"), f.word, 0o600); f.err != nil {

@@ -28,7 +28,7 @@ func TestNotify(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(root, "srv/kill-agent"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Link(filepath.Join(lab.dir, "small-root/sbin/init"), filepath.Join(root, "sbin/init")); err != nil {
+	if err := copyInit(filepath.Join(root, "sbin/init")); err != nil {
 		t.Fatal(err)
 	}
 	plan, err := plan("notify", root, "host-a", 256)
@@ -115,7 +115,7 @@ func TestGuestagentKilled(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(root, "srv/kill-agent"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Link(filepath.Join(lab.dir, "small-root/sbin/init"), filepath.Join(root, "sbin/init")); err != nil {
+	if err := copyInit(filepath.Join(root, "sbin/init")); err != nil {
 		t.Fatal(err)
 	}
 	bundle, err := build("killed", root, "host-a", 256)

@@ -100,7 +100,7 @@ func TestReadOnlyRoot(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := os.Link(filepath.Join(lab.dir, "small-root/sbin/init"), filepath.Join(root, "sbin/init")); err != nil {
+	if err := copyInit(filepath.Join(root, "sbin/init")); err != nil {
 		t.Fatal(err)
 	}
 	plan, err := plan("readonly", root, "host-a", 256)

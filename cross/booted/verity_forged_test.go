@@ -59,6 +59,10 @@ func TestForgedLayer(t *testing.T) {
 				t.Fatal(err)
 			}
 			g := n.settled(name)
+			code := code
+			if what == "zeros" && mode == "crypt-integrity" {
+				code = "G121" // guestinit looks at the superblock first
+			}
 			if g.State != "failed" || g.Failure.Code != code {
 				t.Errorf("%s: guest is %v, wants %s\n%s", name, g, code, n.console(name))
 			}

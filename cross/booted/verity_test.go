@@ -37,7 +37,7 @@ func verityPlan(t *testing.T, name, fsType string, overlay *owner.Overlay) owner
 			t.Fatal(err)
 		}
 	}
-	if err := os.Link(filepath.Join(lab.dir, "small-root/sbin/init"), filepath.Join(root, "sbin/init")); err != nil {
+	if err := copyInit(filepath.Join(root, "sbin/init")); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(root, "srv/content"), []byte(verityCanary+" of "+name+"\n"), 0o644); err != nil {
