@@ -249,11 +249,6 @@ var bootAttacks = []attack{
 	},
 }
 
-func TestBootMatrix(t *testing.T) {
-	t.Parallel()
-	inMatrix(t, "Boot", bootAttacks)
-}
-
 // A hostile host meddles with the boot.
 func TestBootAttacks(t *testing.T) {
 	t.Parallel()

@@ -137,14 +137,30 @@ func small(t *testing.T) string {
 	return b
 }
 
-// copyInit copies testinit into a root. A link would change the file's status
-// while another test's build reads it.
-func copyInit(to string) error {
+// makeRoot makes a root with testinit as its init and files by their paths; a
+// path with a slash at its end is a folder. testinit is copied: a link would
+// change the file's status while another test's build reads it.
+func makeRoot(root string, files map[string]string) error {
 	text, err := os.ReadFile(filepath.Join(lab.dir, "small-root/sbin/init"))
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(to, text, 0o755)
+	for _, dir := range []string{"dev", "proc", "run", "sbin", "srv", "sys"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			return err
+		}
+	}
+	for name, content := range files {
+		if dir, ok := strings.CutSuffix(name, "/"); ok {
+			err = os.MkdirAll(filepath.Join(root, dir), 0o755)
+		} else {
+			err = os.WriteFile(filepath.Join(root, name), []byte(content), 0o644)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return os.WriteFile(filepath.Join(root, "sbin/init"), text, 0o755)
 }
 
 // copyBundle copies a bundle, for a test to spoil.

@@ -2,14 +2,14 @@ package booted
 
 import (
 	"bytes"
+	"context"
 	"fmt"
-	"io/fs"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"regexp"
-	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,378 +18,281 @@ import (
 	"github.com/secexec/secexec/secret"
 )
 
-// attacked is a bundle whose root holds a canary, and what an attacker has.
-type attacked struct {
-	bundle string
-	disk   []byte // as the provider got it
-	plain  []byte // a plain ext4 whose init would run, of the payload's size
-	other  []byte // another guest's disk, of the same size
-}
+// sector is dm-crypt's.
+const sector = 4096
 
-// rootCanary is what no host may ever see. It is in the root many times.
-const rootCanary = "canary 7b1d9e52 of the owner's"
+// noisy are the ends of a guest that meets noise or errors somewhere in its root.
+// What a file system makes of them is not ours to say.
+const noisy = "runs G107 G108 G109 G110 G111 H210 H211 H212"
 
-// attackedRoot makes a root with the canary and testinit; prepare changes it.
-func attackedRoot(t *testing.T, prepare func(root string)) string {
-	t.Helper()
-	small(t)
-	root := filepath.Join(t.TempDir(), "root")
-	for _, dir := range []string{"dev", "proc", "run", "sys", "sbin"} {
-		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+// onDisk makes an attack's forge of what changes the disk's bytes or gives others.
+func onDisk(forge func(t *testing.T, disk []byte) []byte) func(*testing.T, *victim) {
+	return func(t *testing.T, v *victim) {
+		path := filepath.Join(v.bundle, "root.img")
+		disk, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, forge(t, disk), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := copyInit(filepath.Join(root, "sbin/init")); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(root, "secret"), bytes.Repeat([]byte(rootCanary+"\n"), 1000), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if prepare != nil {
-		prepare(root)
-	}
-	return root
 }
 
-// attackedPlan builds a guest whose kernel says on the console when it starts
-// guestinit and when it is off.
-func attackedPlan(t *testing.T, name, root string) owner.Plan {
+// inPayload is the same for changes behind the LUKS2 header.
+func inPayload(change func(payload []byte)) func(*testing.T, *victim) {
+	return onDisk(func(_ *testing.T, disk []byte) []byte { change(disk[luksPayload:]); return disk })
+}
+
+// resized is the same for a disk of another size; what is new is zeros.
+func resized(size func(old int) int) func(*testing.T, *victim) {
+	return onDisk(func(_ *testing.T, disk []byte) []byte {
+		return append(disk, make([]byte, max(0, size(len(disk))-len(disk)))...)[:size(len(disk))]
+	})
+}
+
+// otherDisk is a disk of the victim's size and files and another key.
+func otherDisk(t *testing.T, disk []byte) []byte {
 	t.Helper()
-	p, err := plan(name, root, "host-a", 256)
+	path := filepath.Join(t.TempDir(), "other.img")
+	if _, err := rootdisk.Create(t.Context(), path, rootdisk.Options{
+		Source: filepath.Join(lab.dir, "victim-root"), Size: int64(len(disk) - luksPayload), Passphrase: secret.Random(64),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	other, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.Bundle, p.Secrets = filepath.Join(t.TempDir(), name), filepath.Join(t.TempDir(), "secrets")
-	p.Cmdline = "console=ttysclp0 panic=0 swiotlb=40960 loglevel=7"
-	if _, err := owner.Build(t.Context(), p); err != nil {
-		t.Fatal(err)
-	}
-	return p
+	return other
 }
 
-func newAttacked(t *testing.T) *attacked {
+// plainRoot makes an ext4 file system, unencrypted, with testinit as its init and
+// the forged disk's canary.
+func plainRoot(t *testing.T, size int) []byte {
 	t.Helper()
-	root := attackedRoot(t, nil)
-	p := attackedPlan(t, "attacked", root)
-	a := &attacked{bundle: p.Bundle}
-	var err error
-	if a.disk, err = os.ReadFile(filepath.Join(p.Bundle, "root.img")); err != nil {
+	root, path := filepath.Join(t.TempDir(), "root"), filepath.Join(t.TempDir(), "plain.ext4")
+	if err := makeRoot(root, map[string]string{"forged": forgedCanary}); err != nil {
 		t.Fatal(err)
 	}
-	size := len(a.disk) - luksPayload
-	a.plain = plainRoot(t, size)
-	other := filepath.Join(t.TempDir(), "other.img")
-	if _, err := rootdisk.Create(t.Context(), other, rootdisk.Options{Source: root, Size: int64(size), Passphrase: secret.Random(64)}); err != nil {
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if a.other, err = os.ReadFile(other); err != nil {
+	if err := os.Truncate(path, int64(size)); err != nil {
 		t.Fatal(err)
 	}
-	return a
-}
-
-// diskCase is an attack by means of the root disk.
-type diskCase struct {
-	name   string
-	want   string // a code, "ready", or "any": whatever happens, nothing leaks or runs
-	disk   func(a *attacked) []byte
-	qemu   string                      // program in testdata that stands before QEMU
-	during func(path string) func()    // starts to change the disk's file; what it returns ends that
-	root   func(root string)           // changes the root that is sealed
-	args   func(t *testing.T) []string // more arguments of secexec create
-}
-
-func with(change func(disk []byte)) func(a *attacked) []byte {
-	return func(a *attacked) []byte {
-		disk := bytes.Clone(a.disk)
-		change(disk)
-		return disk
+	cmd := exec.Command("mke2fs", "-q", "-F", "-t", "ext4", "-d", root, path)
+	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
 	}
-}
-
-func inPayload(change func(payload []byte)) func(a *attacked) []byte {
-	return with(func(disk []byte) { change(disk[luksPayload:]) })
-}
-
-// diskCases are all attacks but those on the header.
-func diskCases() []diskCase {
-	const sector = 4096
-	return []diskCase{
-		{name: "a plain file system with an init of its own", want: "G108", disk: func(a *attacked) []byte { return append(bytes.Clone(a.plain), make([]byte, luksPayload)...) }},
-		{name: "a plain file system behind the header", want: "G108", disk: func(a *attacked) []byte { return append(bytes.Clone(a.disk[:luksPayload]), a.plain...) }},
-		{name: "a plain file system in the header's place", want: "ready", disk: with(func(d []byte) {
-			clear(d[:luksPayload])
-			copy(d[:luksPayload], "\x00")
-			copy(d[1024+56:], "\x53\xef")
-		})},
-		{name: "a plain file system and the null cipher", want: "G108", disk: func(a *attacked) []byte {
-			disk := append(bytes.Clone(a.disk[:luksPayload]), a.plain...)
-			rewrite(func(s string) string { return strings.ReplaceAll(s, "aes-xts-plain64", "cipher_null-ecb") }, 0, 1)(disk)
-			return disk
-		}},
-		{name: "another guest's disk", want: "G108", disk: func(a *attacked) []byte { return a.other }},
-		{name: "another guest's payload behind this header", want: "G108", disk: func(a *attacked) []byte {
-			return append(bytes.Clone(a.disk[:luksPayload]), a.other[luksPayload:]...)
-		}},
-		{name: "this payload behind another guest's header", want: "ready", disk: func(a *attacked) []byte {
-			return append(bytes.Clone(a.other[:luksPayload]), a.disk[luksPayload:]...)
-		}},
-		{name: "zeros", want: "G108", disk: func(a *attacked) []byte { return make([]byte, len(a.disk)) }},
-		{name: "ones", want: "G108", disk: func(a *attacked) []byte { return bytes.Repeat([]byte{0xff}, len(a.disk)) }},
-		{name: "noise", want: "G108", disk: with(func(d []byte) {
-			var seed [32]byte
-			_, _ = rand.NewChaCha8(seed).Read(d)
-		})},
-		{name: "the payload a sector later", want: "G108", disk: inPayload(func(p []byte) { copy(p[sector:], bytes.Clone(p)) })},
-		{name: "the payload a sector earlier", want: "G108", disk: inPayload(func(p []byte) { copy(p, p[sector:]) })},
-		{name: "the payload 512 bytes later", want: "G108", disk: inPayload(func(p []byte) { copy(p[512:], bytes.Clone(p)) })},
-		{name: "the payload where the header was", want: "G108", disk: with(func(d []byte) { copy(d, d[luksPayload:]); clear(d[luksPayload:]) })},
-		{name: "the first sector zeroed", want: "G108", disk: inPayload(func(p []byte) { clear(p[:sector]) })},
-		{name: "a bit of the first sector flipped", want: "G108", disk: inPayload(func(p []byte) { p[1024] ^= 1 })},
-		{name: "the first sector again and again", want: "G108", disk: inPayload(func(p []byte) {
-			for at := sector; at+sector <= len(p); at += sector {
-				copy(p[at:], p[:sector])
-			}
-		})},
-		{name: "the first two sectors swapped", want: "G108", disk: inPayload(func(p []byte) {
-			first := bytes.Clone(p[:sector])
-			copy(p, p[sector:2*sector])
-			copy(p[sector:], first)
-		})},
-		{name: "the second half zeroed", want: "any", disk: inPayload(func(p []byte) { clear(p[len(p)/2:]) })},
-		{name: "all but the first MiB zeroed", want: "any", disk: inPayload(func(p []byte) { clear(p[1<<20:]) })},
-		{name: "all but the first sector of noise", want: "any", disk: inPayload(func(p []byte) {
-			var seed [32]byte
-			_, _ = rand.NewChaCha8(seed).Read(p[sector:])
-		})},
-		{name: "each hundredth sector flipped", want: "any", disk: inPayload(func(p []byte) {
-			for at := 50 * sector; at < len(p); at += 100 * sector {
-				p[at] ^= 1
-			}
-		})},
-
-		{name: "a MiB shorter", want: "G106", disk: func(a *attacked) []byte { return a.disk[:len(a.disk)-1<<20] }},
-		{name: "a sector shorter", want: "G106", disk: func(a *attacked) []byte { return a.disk[:len(a.disk)-sector] }},
-		{name: "512 bytes shorter", want: "G106", disk: func(a *attacked) []byte { return a.disk[:len(a.disk)-512] }},
-		{name: "the header alone", want: "G106", disk: func(a *attacked) []byte { return a.disk[:luksPayload] }},
-		{name: "one block", want: "G106", disk: func(a *attacked) []byte { return a.disk[:512] }},
-		{name: "a MiB longer", want: "ready", disk: func(a *attacked) []byte { return append(bytes.Clone(a.disk), make([]byte, 1<<20)...) }},
-		{name: "512 bytes longer", want: "ready", disk: func(a *attacked) []byte { return append(bytes.Clone(a.disk), make([]byte, 512)...) }},
-		{name: "twice, one behind the other", want: "ready", disk: func(a *attacked) []byte { return append(bytes.Clone(a.disk), a.disk...) }},
-
-		{name: "no serial number", want: "G104", qemu: "no-serial"},
-		{name: "a serial number in capitals", want: "G104", qemu: "other-serial"},
-		{name: "a longer serial number", want: "G104", qemu: "longer-serial"},
-		{name: "two disks of the root's serial number", want: "G105", qemu: "two-of-them"},
-		{name: "another bus", want: "any", qemu: "behind-scsi"},
-		{name: "each read fails", want: "G108", qemu: "errors-at-once"},
-		{name: "reads of one sector fail", want: "G108", qemu: "errors-half-way"},
-		{name: "each write fails", want: "any", qemu: "write-errors"},
-		{name: "twenty requests a second", want: "any", qemu: "slow"},
-		{name: "a disk that can't be written", want: "G108", qemu: "read-only"},
-		{name: "the header changes all the time", want: "ready", during: scribble(0, luksPayload)},
-		{name: "the payload changes all the time", want: "any", during: scribble(luksPayload, 1<<62)},
-		{name: "extra disks that look like roots", want: "ready", args: func(t *testing.T) []string {
-			var args []string
-			for i, serial := range []string{"root1", "rootfs", "system"} {
-				path := filepath.Join(t.TempDir(), "extra.img")
-				if err := os.WriteFile(path, plainRoot(t, 16<<20), 0o600); err != nil {
-					t.Fatal(err)
-				}
-				args = append(args, "--disk", fmt.Sprintf("path=%s,serial=%s%d", path, serial, i))
-			}
-			return args
-		}},
-
-		{name: "no init", want: "G109", root: func(root string) { os.Remove(filepath.Join(root, "sbin/init")) }},
-		{name: "an init that is a folder", want: "G109", root: func(root string) {
-			os.Remove(filepath.Join(root, "sbin/init"))
-			os.Mkdir(filepath.Join(root, "sbin/init"), 0o755)
-		}},
-		{name: "an init that can't be run", want: "G109", root: func(root string) {
-			os.Remove(filepath.Join(root, "sbin/init"))
-			os.WriteFile(filepath.Join(root, "sbin/init"), []byte("#!/bin/sh\n"), 0o644)
-		}},
-		{name: "an init that leads nowhere", want: "G109", root: relink("nowhere")},
-		{name: "an init that leads to itself", want: "G109", root: relink("init")},
-		{name: "an init that leads out of the root", want: "G109", root: relink("../../../../guestagent")},
-		{name: "an init that leads to guestinit", want: "G109", root: relink("/init")},
-		{name: "an init that leads to a running program", want: "G109", root: relink("/proc/self/exe")},
-		{name: "an init that leads to a descriptor", want: "G109", root: relink("/proc/1/fd/0")},
-		{name: "an init that is named by a link", want: "ready", root: func(root string) {
-			os.Rename(filepath.Join(root, "sbin/init"), filepath.Join(root, "sbin/real"))
-			os.Symlink("/sbin/real", filepath.Join(root, "sbin/init"))
-		}},
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
 	}
+	return data
 }
 
-func relink(to string) func(string) {
-	return func(root string) {
-		os.Remove(filepath.Join(root, "sbin/init"))
-		os.Symlink(to, filepath.Join(root, "sbin/init"))
-	}
+func noise(b []byte) {
+	var seed [32]byte
+	_, _ = rand.NewChaCha8(seed).Read(b)
 }
 
-// scribble writes noise into a range of a file until it is told to end.
-func scribble(from, to int64) func(path string) func() {
-	return func(path string) func() {
+// above puts a block driver over the root disk's file.
+func above(driver string) func(*testing.T, *victim) string {
+	return sed(`/"node-name":"disk0-file"/{s/disk0-file/disk0-below/;s|$|\n-blockdev\n{"node-name":"disk0-file",` + driver + `}|}`)
+}
+
+func sed(script string) func(*testing.T, *victim) string {
+	return func(*testing.T, *victim) string { return script }
+}
+
+// scribble writes noise into a range of the disk's file until the test ends.
+func scribble(from, to int64) func(*testing.T, *victim) {
+	return func(t *testing.T, v *victim) {
+		f, err := os.OpenFile(v.path("state/guests/"+v.name+"/root.img"), os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		size, err := f.Seek(0, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
 		stop, done := make(chan struct{}), make(chan struct{})
+		t.Cleanup(func() { close(stop); <-done })
 		go func() {
 			defer close(done)
-			f, err := os.OpenFile(path, os.O_RDWR, 0)
-			if err != nil {
-				panic(err)
-			}
 			defer f.Close()
-			size, _ := f.Seek(0, 2)
-			end := min(to, size)
-			noise := make([]byte, 512)
-			r := rand.NewChaCha8([32]byte{1})
+			b, r := make([]byte, 512), rand.NewChaCha8([32]byte{1})
 			for {
 				select {
 				case <-stop:
 					return
 				case <-time.After(2 * time.Millisecond):
 				}
-				_, _ = r.Read(noise)
-				_, _ = f.WriteAt(noise, from+int64(r.Uint64()%uint64((end-from)/512))*512)
+				_, _ = r.Read(b)
+				_, _ = f.WriteAt(b, from+int64(r.Uint64()%uint64((min(to, size)-from)/512))*512)
 			}
 		}()
-		return func() { close(stop); <-done }
 	}
 }
 
-// TestDiskAttacks runs what docs/attack-matrix.md lists under "Disk".
+// withInit seals a root whose init is a link to somewhere, or what change makes
+// of it.
+func withInit(name, to string, change func(init string) error) func(*testing.T) string {
+	return of(sync.OnceValues(func() (string, error) {
+		root := filepath.Join(lab.dir, name+"-root")
+		if err := makeRoot(root, nil); err != nil {
+			return "", err
+		}
+		init := filepath.Join(root, "sbin/init")
+		if change == nil {
+			change = func(init string) error {
+				if err := os.Rename(init, filepath.Join(root, "sbin/real")); err != nil {
+					return err
+				}
+				return os.Symlink(to, init)
+			}
+		}
+		if err := change(init); err != nil {
+			return "", err
+		}
+		p, err := plan(name, root, "host-a", 256)
+		if err != nil {
+			return "", err
+		}
+		_, err = owner.Build(context.Background(), p)
+		return p.Bundle, err
+	}))
+}
+
+// diskAttacks are what a host can do by means of the root disk: first what lies
+// behind the header, then around it, and the header's own at the end.
+var diskAttacks = append([]attack{
+	{name: "gives a plain file system with an init of its own", want: "G108", quick: true, forge: onDisk(func(t *testing.T, disk []byte) []byte {
+		return append(plainRoot(t, len(disk)-luksPayload), make([]byte, luksPayload)...)
+	})},
+	{name: "gives a plain file system behind the header", want: "G108", quick: true, forge: onDisk(func(t *testing.T, disk []byte) []byte {
+		return append(disk[:luksPayload], plainRoot(t, len(disk)-luksPayload)...)
+	})},
+	{name: "gives a plain file system and a header that names the null cipher", want: "G108", quick: true, forge: onDisk(func(t *testing.T, disk []byte) []byte {
+		disk = append(disk[:luksPayload], plainRoot(t, len(disk)-luksPayload)...)
+		rewrite(func(s string) string { return strings.ReplaceAll(s, "aes-xts-plain64", "cipher_null-ecb") }, 0, 1)(disk)
+		return disk
+	})},
+	{name: "puts a plain file system in the header's place", want: "runs", after: clean, forge: onDisk(func(t *testing.T, disk []byte) []byte {
+		copy(disk, plainRoot(t, luksPayload))
+		return disk
+	})},
+	{name: "gives another guest's disk", want: "G108", quick: true, forge: onDisk(otherDisk)},
+	{name: "gives another guest's payload behind this header", want: "G108", forge: onDisk(func(t *testing.T, disk []byte) []byte {
+		return append(disk[:luksPayload], otherDisk(t, disk)[luksPayload:]...)
+	})},
+	{name: "gives this payload behind another guest's header", want: "runs", after: clean, forge: onDisk(func(t *testing.T, disk []byte) []byte {
+		copy(disk, otherDisk(t, disk)[:luksPayload])
+		return disk
+	})},
+	{name: "gives zeros", want: "G108", quick: true, forge: onDisk(func(_ *testing.T, disk []byte) []byte { clear(disk); return disk })},
+	{name: "gives ones", want: "G108", forge: onDisk(func(_ *testing.T, disk []byte) []byte { return bytes.Repeat([]byte{0xff}, len(disk)) })},
+	{name: "gives noise", want: "G108", forge: onDisk(func(_ *testing.T, disk []byte) []byte { noise(disk); return disk })},
+	{name: "moves the payload a sector on", want: "G108", forge: inPayload(func(p []byte) { copy(p[sector:], bytes.Clone(p)) })},
+	{name: "moves the payload a sector back", want: "G108", forge: inPayload(func(p []byte) { copy(p, p[sector:]) })},
+	{name: "moves the payload 512 bytes on", want: "G108", forge: inPayload(func(p []byte) { copy(p[512:], bytes.Clone(p)) })},
+	{name: "moves the payload to where the header was", want: "G108", forge: onDisk(func(_ *testing.T, disk []byte) []byte {
+		copy(disk, disk[luksPayload:])
+		clear(disk[luksPayload:])
+		return disk
+	})},
+	{name: "zeroes the first sector", want: "G108", forge: inPayload(func(p []byte) { clear(p[:sector]) })},
+	{name: "flips a bit of the first sector", want: "G108", forge: inPayload(func(p []byte) { p[1024] ^= 1 })},
+	{name: "repeats the first sector all over the payload", want: "G108", forge: inPayload(func(p []byte) {
+		for at := sector; at+sector <= len(p); at += sector {
+			copy(p[at:], p[:sector])
+		}
+	})},
+	{name: "swaps the first two sectors", want: "G108", forge: inPayload(func(p []byte) {
+		first := bytes.Clone(p[:sector])
+		copy(p, p[sector:2*sector])
+		copy(p[sector:], first)
+	})},
+	{name: "zeroes the second half", want: noisy, forge: inPayload(func(p []byte) { clear(p[len(p)/2:]) })},
+	{name: "zeroes all but the first MiB", want: noisy, forge: inPayload(func(p []byte) { clear(p[1<<20:]) })},
+	{name: "makes noise of all but the first sector", want: noisy, forge: inPayload(func(p []byte) { noise(p[sector:]) })},
+	{name: "flips a bit in each hundredth sector", want: noisy, forge: inPayload(func(p []byte) {
+		for at := 50 * sector; at < len(p); at += 100 * sector {
+			p[at] ^= 1
+		}
+	})},
+
+	{name: "cuts a MiB off", want: "G106", quick: true, forge: resized(func(n int) int { return n - 1<<20 })},
+	{name: "cuts a sector off", want: "G106", forge: resized(func(n int) int { return n - sector })},
+	{name: "cuts 512 bytes off", want: "G106", forge: resized(func(n int) int { return n - 512 })},
+	{name: "gives the header alone", want: "G106", forge: resized(func(int) int { return luksPayload })},
+	{name: "gives one block", want: "G106", forge: resized(func(int) int { return 512 })},
+	{name: "adds a MiB", want: "runs", after: clean, forge: resized(func(n int) int { return n + 1<<20 })},
+	{name: "adds 512 bytes", want: "runs", after: clean, forge: resized(func(n int) int { return n + 512 })},
+	{name: "gives the disk twice, one behind the other", want: "runs", after: clean, forge: onDisk(func(_ *testing.T, disk []byte) []byte { return append(disk, disk...) })},
+
+	{name: "gives no serial number", want: "G104", silence: 5 * time.Second, sed: sed(`s|"serial":"root",||`)},
+	{name: "gives a serial number in capitals", want: "G104", silence: 5 * time.Second, sed: sed(`s|"serial":"root"|"serial":"ROOT"|`)},
+	{name: "gives a longer serial number", want: "G104", silence: 5 * time.Second, sed: sed(`s|"serial":"root"|"serial":"root1"|`)},
+	{name: "gives two disks of the root's serial number", want: "G105", sed: sed(`/"serial":"root"/{p;s|disk0-file|second|;s|"id":"disk0"|"id":"second"|;s|,"bootindex":1||;s|fe.0.0100|fe.0.0180|;` +
+		`s|^|-blockdev\n{"driver":"null-co","node-name":"second","size":67108864,"read-zeroes":true}\n-device\n|}`)},
+	{name: "puts the disk on virtio-scsi", want: "runs G104", after: clean, silence: 5 * time.Second, sed: sed(`s|^.*"serial":"root".*$|{"driver":"virtio-scsi-ccw","id":"scsi9","devno":"fe.0.0190","iommu_platform":true}\n-device\n` +
+		`{"driver":"scsi-hd","id":"disk0","bus":"scsi9.0","drive":"disk0-file","serial":"root"}|`)},
+	{name: "lets each read fail", want: "G108", sed: above(`"driver":"blkdebug","image":"disk0-below","inject-error":[{"event":"none","iotype":"read","errno":5}]`)},
+	{name: "lets reads of one sector fail", want: "G108", sed: above(`"driver":"blkdebug","image":"disk0-below","inject-error":[{"event":"none","iotype":"read","errno":5,"sector":32776}]`)},
+	{name: "lets each write fail", want: noisy, sed: above(`"driver":"blkdebug","image":"disk0-below","inject-error":[{"event":"none","iotype":"write","errno":5}]`)},
+	{name: "lets nothing be written", want: "G108", sed: above(`"driver":"raw","file":"disk0-below","read-only":true`)},
+	{name: "answers twenty requests a second", want: noisy, sed: func(t *testing.T, v *victim) string {
+		return more("-object", `{"qom-type":"throttle-group","id":"slow","limits":{"iops-total":20}}`)(t, v) + "\n" +
+			above(`"driver":"throttle","throttle-group":"slow","file":"disk0-below"`)(t, v)
+	}},
+	{name: "changes the header all the time", want: "runs", after: clean, during: scribble(0, luksPayload)},
+	{name: "changes the payload all the time", want: noisy, during: scribble(luksPayload, 1<<62)},
+	{name: "attaches disks that look like roots", want: "runs", after: clean, sed: func(t *testing.T, v *victim) string {
+		var args []string
+		for i, serial := range []string{"root1", "rootfs", "system"} {
+			path := v.file(serial)
+			if err := os.WriteFile(path, plainRoot(t, 16<<20), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			args = append(args, "-blockdev", fmt.Sprintf("file,node-name=extra%d,filename=%s", i, path),
+				"-device", fmt.Sprintf("virtio-blk-ccw,drive=extra%d,serial=%s,devno=fe.0.0f%02d", i, serial, i))
+		}
+		return more(args...)(t, v)
+	}},
+
+	{name: "nothing: the root has no init", want: "G109", bundle: withInit("initless", "", os.Remove)},
+	{name: "nothing: the init is a folder", want: "G109", bundle: withInit("folder", "", func(init string) error {
+		if err := os.Remove(init); err != nil {
+			return err
+		}
+		return os.Mkdir(init, 0o755)
+	})},
+	{name: "nothing: the init can't be run", want: "G109", bundle: withInit("inert", "", func(init string) error { return os.Chmod(init, 0o644) })},
+	{name: "nothing: the init leads nowhere", want: "G109", bundle: withInit("nowhere", "nowhere", nil)},
+	{name: "nothing: the init leads to itself", want: "G109", bundle: withInit("itself", "init", nil)},
+	{name: "nothing: the init leads out of the root", want: "G109", bundle: withInit("out", "../../../../guestagent", nil)},
+	{name: "nothing: the init leads to guestinit", want: "G109", bundle: withInit("guestinit", "/init", nil)},
+	{name: "nothing: the init leads to a running program", want: "G109", bundle: withInit("exe", "/proc/self/exe", nil)},
+	{name: "nothing: the init leads to a descriptor", want: "G109", bundle: withInit("descriptor", "/proc/1/fd/0", nil)},
+	{name: "nothing: the init is named by a link", want: "runs", after: clean, bundle: withInit("link", "/sbin/real", nil)},
+}, headers()...)
+
+// headers are the attacks on the header: none may have any effect.
+func headers() (all []attack) {
+	for _, h := range headerAttacks {
+		all = append(all, attack{
+			name: "header: " + h.name, want: "runs", after: clean, quick: h.quick,
+			forge: onDisk(func(_ *testing.T, disk []byte) []byte { h.change(disk[:luksPayload]); return disk }),
+		})
+	}
+	return all
+}
+
+// A hostile host meddles with the root disk.
 func TestDiskAttacks(t *testing.T) {
 	t.Parallel()
-	if os.Getenv("SECEXEC_LONG") == "" {
-		t.Skip("set SECEXEC_LONG=1 (make test-long)")
-	}
-	a := newAttacked(t)
-	cases := diskCases()
-	for _, h := range headerAttacks {
-		cases = append(cases, diskCase{name: "header: " + h.name, want: "ready", disk: with(func(d []byte) { h.change(d[:luksPayload]) })})
-	}
-	results := make([]string, len(cases))
-	plain := newNode(t)
-	t.Run("cases", func(t *testing.T) {
-		for i, c := range cases {
-			t.Run(c.name, func(t *testing.T) {
-				t.Parallel()
-				n := plain.with(t)
-				if c.qemu != "" {
-					path, err := filepath.Abs("testdata/qemu-" + c.qemu)
-					if err != nil {
-						t.Fatal(err)
-					}
-					n = newNode(t, "--qemu", path)
-				}
-				results[i] = attackDisk(t, n, a, &c, "attack-"+strconv.Itoa(i))
-			})
-		}
-	})
-	rows := make([][2]string, len(cases))
-	for i, c := range cases {
-		rows[i] = [2]string{c.name, results[i]}
-	}
-	matrix(t, "Disk", rows)
-}
-
-// attackDisk boots a guest on an attacked disk and returns what became of it.
-func attackDisk(t *testing.T, n *node, a *attacked, c *diskCase, name string) string {
-	bundle := a.bundle
-	if c.root != nil {
-		bundle = attackedPlan(t, name, attackedRoot(t, c.root)).Bundle
-	}
-	if c.disk != nil {
-		bundle = copyBundle(t, a.bundle)
-		if err := os.WriteFile(filepath.Join(bundle, "root.img"), c.disk(a), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		cover(t, bundle, a.bundle, "root.img")
-	}
-	args := []string{"create", bundle, "--name", name}
-	if c.args != nil {
-		args = append(args, c.args(t)...)
-	}
-	if out, err := n.secexec(args...); err != nil {
-		t.Fatalf("create: %v\n%s", err, out)
-	}
-	if c.during != nil {
-		found, err := filepath.Glob(n.path("state/guests/" + name + "/root*"))
-		if err != nil || len(found) != 1 {
-			t.Fatalf("the guest's disk is not found: %v %v", found, err)
-		}
-		defer c.during(found[0])()
-	}
-	if _, err := n.c.Start(t.Context(), name, ""); err != nil {
-		t.Fatal(err)
-	}
-	g := n.settled(name)
-	if g.State == "ready" {
-		n.says(name, "testinit: waits")
-		if _, err := n.c.Kill(t.Context(), name); err != nil {
-			t.Error(err)
-		}
-	}
-	console, result := n.console(name), g.State
-	if g.Failure != nil {
-		result = g.Failure.Code
-	}
-	if c.want != "any" && result != c.want {
-		t.Errorf("guest is %v, wants %s\n%s", g, c.want, console)
-	}
-	if strings.HasPrefix(result, "G") {
-		if !strings.Contains(console, "secexec: guest stopped: "+result) {
-			t.Errorf("the console does not say why:\n%s", console)
-		}
-		if start, took := guestTimes(console); start <= 0 || took > max(5, 5*start) {
-			t.Errorf("refused and off after %.1f s of the guest's time, which started in %.1f s:\n%s", took, start, console)
-		}
-	}
-	if c.want != "ready" && c.want != "any" && strings.Contains(console, "testinit") {
-		t.Errorf("an init ran:\n%s", console)
-	}
-	leaks(t, n, name)
-	if c.want == "any" {
-		return "no leak: ready, or stopped"
-	}
-	return result
-}
-
-var stamp = regexp.MustCompile(`(?m)^\[ *(\d+\.\d+)\]`)
-
-// guestTimes are, in seconds by the kernel's log, when a guest's init was started
-// and how long it lived from then on; zero: the log does not tell. Under
-// emulation they grow with the load of the machine, all alike.
-func guestTimes(console string) (start, life float64) {
-	before, after, _ := strings.Cut(console, "Run /init as init process")
-	last := func(text string) float64 {
-		all := stamp.FindAllStringSubmatch(text, -1)
-		if len(all) == 0 {
-			return 0
-		}
-		seconds, _ := strconv.ParseFloat(all[len(all)-1][1], 64)
-		return seconds
-	}
-	start = last(before)
-	return start, max(0, last(after)-start)
-}
-
-// leaks looks for the canary in all that the host has of a guest.
-func leaks(t *testing.T, n *node, name string) {
-	t.Helper()
-	err := filepath.WalkDir(n.dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() || !strings.Contains(path, name) && d.Name() != "hostagent.log" {
-			return nil // gone, or another guest's
-		}
-		data, err := os.ReadFile(path)
-		if err == nil && bytes.Contains(data, []byte(rootCanary)) {
-			t.Errorf("%s holds what only the owner may see", path)
-		}
-		return nil
-	})
-	if err != nil {
-		t.Error(err)
-	}
+	attacks(t, diskAttacks)
 }

@@ -30,15 +30,7 @@ type freshBundle struct {
 var freshOnce = sync.OnceValue(func() (f freshBundle) {
 	f.word = []byte("canary " + hex.EncodeToString(secret.Random(16)) + "\n")
 	root := filepath.Join(lab.dir, "fresh-root")
-	for _, dir := range []string{"sbin", "scratch", "data"} {
-		if f.err = os.MkdirAll(filepath.Join(root, dir), 0o755); f.err != nil {
-			return f
-		}
-	}
-	if f.err = copyInit(filepath.Join(root, "sbin/init")); f.err != nil {
-		return f
-	}
-	if f.err = os.WriteFile(filepath.Join(root, "canary"), f.word, 0o600); f.err != nil {
+	if f.err = makeRoot(root, map[string]string{"scratch/": "", "data/": "", "canary": string(f.word)}); f.err != nil {
 		return f
 	}
 	var p owner.Plan

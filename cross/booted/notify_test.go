@@ -20,15 +20,7 @@ func TestNotify(t *testing.T) {
 	t.Parallel()
 	small(t)
 	root := filepath.Join(t.TempDir(), "root")
-	for _, dir := range []string{"dev", "proc", "run", "sys", "sbin", "srv"} {
-		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.WriteFile(filepath.Join(root, "srv/kill-agent"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := copyInit(filepath.Join(root, "sbin/init")); err != nil {
+	if err := makeRoot(root, map[string]string{"srv/kill-agent": ""}); err != nil {
 		t.Fatal(err)
 	}
 	plan, err := plan("notify", root, "host-a", 256)
@@ -107,15 +99,7 @@ func TestGuestagentKilled(t *testing.T) {
 	t.Parallel()
 	small(t)
 	root := filepath.Join(t.TempDir(), "root")
-	for _, dir := range []string{"sbin", "srv"} {
-		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.WriteFile(filepath.Join(root, "srv/kill-agent"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := copyInit(filepath.Join(root, "sbin/init")); err != nil {
+	if err := makeRoot(root, map[string]string{"srv/kill-agent": ""}); err != nil {
 		t.Fatal(err)
 	}
 	bundle, err := build("killed", root, "host-a", 256)

@@ -95,12 +95,7 @@ func TestReadOnlyRoot(t *testing.T) {
 	t.Parallel()
 	small(t)
 	root := filepath.Join(t.TempDir(), "root")
-	for _, dir := range []string{"dev", "proc", "run", "sys", "sbin"} {
-		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := copyInit(filepath.Join(root, "sbin/init")); err != nil {
+	if err := makeRoot(root, nil); err != nil {
 		t.Fatal(err)
 	}
 	plan, err := plan("readonly", root, "host-a", 256)

@@ -32,15 +32,7 @@ func verityPlan(t *testing.T, name, fsType string, overlay *owner.Overlay) owner
 	t.Helper()
 	small(t) // skips, and makes the root's folder
 	root := filepath.Join(lab.dir, name+"-root")
-	for _, dir := range []string{"sbin", "srv", "dev", "proc", "run", "sys", "tmp"} {
-		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := copyInit(filepath.Join(root, "sbin/init")); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(root, "srv/content"), []byte(verityCanary+" of "+name+"\n"), 0o644); err != nil {
+	if err := makeRoot(root, map[string]string{"tmp/": "", "srv/content": verityCanary + " of " + name + "\n"}); err != nil {
 		t.Fatal(err)
 	}
 	p, err := plan(name, root, "host-a", 256)
