@@ -245,7 +245,7 @@ func TestForgedBootableDisks(t *testing.T) {
 		}},
 		{"no boot record", "H208", write(0, make([]byte, 32))},
 	}
-	if os.Getenv("SECEXEC_LONG") != "" { // guestinit waits 20 seconds for what does not come
+	if os.Getenv("SECEXEC_LONG") != "" { // guestinit waits for what does not come
 		for i, code := range map[int]string{1: "G104", 2: "G114"} {
 			cases = append(cases, forgedCase{"partition's GUID changed", code, table(func(p []bootdisk.Partition) []bootdisk.Partition {
 				p[i].ID = bootdisk.NewGUID()

@@ -27,12 +27,8 @@ import (
 	"io"
 )
 
-// PortName is the name of the virtio-serial port that carries the channel, and
-// VsockPort the port that guestagent listens on where there is vsock.
-const (
-	PortName  = "org.secexec.channel.0"
-	VsockPort = 1023 // privileged: of the guest's programs only root could take it
-)
+// PortName is the name of the virtio-serial port that carries the channel.
+const PortName = "org.secexec.channel.0"
 
 // MaxPayload bounds a frame's payload in bytes.
 const MaxPayload = 16 << 10
