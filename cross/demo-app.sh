@@ -11,7 +11,10 @@
 # interface nobody counts them.
 set -euo pipefail
 
-[[ ${1-} == inside ]] || exec unshare --net --mount "$0" inside
+if [[ ${1-} != inside ]]; then
+	unshare --net --mount true 2>/dev/null || { echo "demo-app: no network and mount namespaces here, as in a chroot or without root rights" >&2; exit 1; }
+	exec unshare --net --mount "$0" inside
+fi
 
 repo=$(cd "$(dirname "$0")/.." && pwd)
 cache=${SECEXEC_CACHE:-$repo/.cache}
