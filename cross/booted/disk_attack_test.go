@@ -274,7 +274,7 @@ var diskAttacks = append([]attack{
 	{name: "nothing: the init leads nowhere", want: "G109", bundle: withInit("nowhere", "nowhere", nil)},
 	{name: "nothing: the init leads to itself", want: "G109", bundle: withInit("itself", "init", nil)},
 	{name: "nothing: the init leads out of the root", want: "G109", bundle: withInit("out", "../../../../guestagent", nil)},
-	{name: "nothing: the init leads to guestinit", want: "G109", bundle: withInit("guestinit", "/init", nil)},
+	{name: "nothing: the init leads to guestinit", want: "G109", bundle: withInit("to-guestinit", "/init", nil)},
 	{name: "nothing: the init leads to a running program", want: "G109", bundle: withInit("exe", "/proc/self/exe", nil)},
 	{name: "nothing: the init leads to a descriptor", want: "G109", bundle: withInit("descriptor", "/proc/1/fd/0", nil)},
 	{name: "nothing: the init is named by a link", want: "runs", after: clean, bundle: withInit("link", "/sbin/real", nil)},
