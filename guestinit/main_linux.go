@@ -77,7 +77,7 @@ func (b *boot) run() error {
 	}
 	hardened := hardening.Start()
 	b.openStreams()
-	b.openPort()
+	b.begin()
 	b.pass(readiness.StageKernel)
 	if hardened != nil {
 		return failSysctl.because(hardened)

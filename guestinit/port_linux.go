@@ -29,25 +29,37 @@ func (b *boot) openStreams() {
 	}
 }
 
-// openPort opens the readiness port. A guest without one boots all the same.
-func (b *boot) openPort() {
+// begin starts to tell of stages.
+func (b *boot) begin() {
 	if text, err := os.ReadFile("/proc/sys/kernel/random/boot_id"); err == nil {
 		b.bootID = parseUUID(string(text))
 	}
-	var port progress.Port
-	if serial, err := progress.OpenSerial(); err == nil {
-		b.port, port = serial, serial
-	}
-	b.stages = progress.New(port, b.bootID)
+	b.stages = progress.New(nil, b.bootID)
 }
 
-func (b *boot) pass(stage string) { b.stages.Pass(stage, millis()) }
+func (b *boot) pass(stage string) {
+	b.lookForPort()
+	b.stages.Pass(stage, millis())
+}
+
+// lookForPort opens the readiness port where it was not there before. A guest
+// without one boots all the same; but the kernel may still be at finding devices
+// when PID 1 starts, so whatever is to be told looks again.
+func (b *boot) lookForPort() {
+	if b.port == nil {
+		if serial, err := progress.OpenSerial(); err == nil {
+			b.port = serial
+			b.stages.Attach(serial)
+		}
+	}
+}
 
 // powerOff is the one place where a failure ends: code and sentence on port and
 // console, then power-off. It does not return.
 func (b *boot) powerOff(err error) {
 	f := failInternal
 	errors.As(err, &f)
+	b.lookForPort()
 	b.stages.Fail(string(f), millis())
 	sayOnConsole("guest stopped: " + f.Error())
 	unix.Sync()

@@ -47,5 +47,9 @@ func (s *Stages) say(m readiness.Message) {
 
 func line(m readiness.Message) []byte { return append([]byte(m.String()), '\n') }
 
+// Attach begins the use of a port that was not there before. What was passed until
+// then guestagent tells, who is asked for all of it.
+func (s *Stages) Attach(port Port) { s.port = port }
+
 // Detach ends the use of the port, which is somebody else's now.
 func (s *Stages) Detach() { s.port = nil }

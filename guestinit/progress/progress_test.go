@@ -39,6 +39,19 @@ func TestHelloIsRepeatedUntilTaken(t *testing.T) {
 	}
 }
 
+func TestLatePort(t *testing.T) {
+	t.Parallel()
+	port := &flaky{}
+	s := New(nil, [16]byte{0xab})
+	s.Pass(readiness.StageKernel, 10)
+	s.Attach(port)
+	s.Pass(readiness.StageUnlocked, 20)
+	want := "HELLO 2 guestinit ab000000000000000000000000000000\nSTAGE unlocked 20\n"
+	if got := strings.Join(port.lines, ""); got != want || len(s.Passed) != 2 {
+		t.Errorf("got %q, wants %q; passed %v", got, want, s.Passed)
+	}
+}
+
 func TestWithoutPort(t *testing.T) {
 	t.Parallel()
 	s := New(nil, [16]byte{})
