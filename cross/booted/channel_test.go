@@ -156,18 +156,26 @@ func TestChannel(t *testing.T) {
 		}
 	})
 	t.Run("agent", func(t *testing.T) {
-		out := run("VmRSS", "init", "agent")
-		t.Log(out)
-		var rss, switches int
-		for line := range strings.Lines(out) {
-			_, _ = fmt.Sscanf(line, "VmRSS: %d kB", &rss)
-			_, _ = fmt.Sscanf(line, "switches: %d", &switches)
-		}
-		if rss == 0 || rss > 12<<10 {
-			t.Errorf("guestagent has %d KiB, at most 12 MiB", rss)
-		}
-		if switches > 2 { // in four seconds, beside what this call itself costs
-			t.Errorf("guestagent ran %d times while nobody wanted anything", switches)
+		// What sessions leave behind may be tidied up for a while on a busy machine;
+		// what wakes up again and again is found in every window.
+		const windows = 5
+		for i := range windows {
+			out := run("VmRSS", "init", "agent")
+			t.Log(out)
+			var rss, switches int
+			for line := range strings.Lines(out) {
+				_, _ = fmt.Sscanf(line, "VmRSS: %d kB", &rss)
+				_, _ = fmt.Sscanf(line, "switches: %d", &switches)
+			}
+			if rss == 0 || rss > 12<<10 {
+				t.Fatalf("guestagent has %d KiB, at most 12 MiB", rss)
+			}
+			if switches <= 2 { // in four seconds, beside what this call itself costs
+				break
+			}
+			if i == windows-1 {
+				t.Errorf("guestagent ran %d times while nobody wanted anything", switches)
+			}
 		}
 	})
 	if strings.Contains(n.console("g"), "canary-of-the-channel") {
