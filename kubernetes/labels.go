@@ -1,9 +1,6 @@
 package kubernetes
 
-import (
-	"regexp"
-	"strings"
-)
+import "strings"
 
 // Facts are what a node's labels follow from.
 type Facts struct {
@@ -66,15 +63,18 @@ func Change(have map[string]string, f Facts) (map[string]*string, error) {
 	return change, nil
 }
 
-var notInValue = regexp.MustCompile(`[^A-Za-z0-9._-]+`)
-
 // maxValue is the length of a label's value, Kubernetes' limit.
 const maxValue = 63
 
 // labelValue makes a text one that Kubernetes takes as a label's value: letters,
 // digits, '.', '_' and '-', with a letter or digit at both ends.
 func labelValue(text string) string {
-	text = notInValue.ReplaceAllString(text[:min(len(text), 4*maxValue)], "_")
+	text = strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '.' || r == '-' {
+			return r
+		}
+		return '_'
+	}, text)
 	text = strings.TrimLeft(text, "._-")
 	return strings.TrimRight(text[:min(len(text), maxValue)], "._-")
 }

@@ -16,6 +16,8 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
+
+	"github.com/secexec/secexec/kubernetes/deviceplugin/kubelettest"
 )
 
 // shortDir is a folder whose sockets' paths fit in a sockaddr.
@@ -60,27 +62,27 @@ func TestKubeletKnowsTheDevices(t *testing.T) {
 	dir := shortDir(t)
 	p, stop := run(t, dir) // before there is a kubelet
 	p.Set(devices(true, "guest-0", "guest-1"), "")
-	k := startKubelet(t, dir)
-	k.next(2, 0)
-	r := k.registrations()
+	k := kubelettest.Start(t, dir)
+	k.Next(2, 0)
+	r := k.Registrations()
 	if last := r[len(r)-1]; last.Version != v1beta1.Version || last.Endpoint != "secexec.sock" || last.ResourceName != "secexec.dev/guest" {
 		t.Errorf("registered as %v", last)
 	}
 	p.Set(append(devices(true, "guest-0"), devices(false, "guest-1")...), "no host key")
-	k.next(1, 1)
+	k.Next(1, 1)
 	p.Set(nil, "")
-	k.next(0, 0)
+	k.Next(0, 0)
 	p.Set(devices(true, "guest-0", "guest-1", "guest-2"), "")
-	k.next(3, 0)
+	k.Next(3, 0)
 
 	for range 2 {
-		k.stop()
-		k = startKubelet(t, dir)
-		list := k.next(3, 0)
+		k.Stop()
+		k = kubelettest.Start(t, dir)
+		list := k.Next(3, 0)
 		if list[2].ID != "guest-2" {
 			t.Errorf("%v", list)
 		}
-		if _, err := k.allocate(t, "guest-2"); err != nil {
+		if _, err := k.Allocate("guest-2"); err != nil {
 			t.Error(err)
 		}
 	}
@@ -97,34 +99,30 @@ func TestKubeletKnowsTheDevices(t *testing.T) {
 func TestRegistrationIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	dir := shortDir(t)
-	k := startKubelet(t, dir)
-	k.mu.Lock()
-	k.refuse = status.Error(codes.InvalidArgument, "the resource's name is taken: 100 % sure")
-	k.mu.Unlock()
+	k := kubelettest.Start(t, dir)
+	k.Refuse(status.Error(codes.InvalidArgument, "the resource's name is taken"))
 	p, _ := run(t, dir)
 	p.Set(devices(true, "guest-0"), "")
-	for end := time.Now().Add(patience); len(k.registrations()) < 2; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); len(k.Registrations()) < 2; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("not asked again")
 		}
 	}
-	k.mu.Lock()
-	k.refuse = nil
-	k.mu.Unlock()
-	k.next(1, 0)
+	k.Refuse(nil)
+	k.Next(1, 0)
 }
 
 // What kubelet says of itself when it refuses comes out.
 func TestRefusalHasKubeletsWords(t *testing.T) {
 	t.Parallel()
 	dir := shortDir(t)
-	k := startKubelet(t, dir)
-	k.refuse = status.Error(codes.InvalidArgument, "name is taken: 100 % sure")
+	k := kubelettest.Start(t, dir)
+	k.Refuse(status.Error(codes.InvalidArgument, "name is taken: 100 % sure"))
 	p := New(dir, "secexec.sock", "secexec.dev/guest", slog.New(slog.DiscardHandler))
 	if held, err := p.once(t.Context()); held || err == nil || !strings.Contains(err.Error(), `status "3": name is taken: 100 % sure`) {
 		t.Errorf("%v %v", held, err)
 	}
-	k.stop()
+	k.Stop()
 	if _, err := p.once(t.Context()); err == nil {
 		t.Error("registered at nobody")
 	}
@@ -133,21 +131,21 @@ func TestRefusalHasKubeletsWords(t *testing.T) {
 func TestAllocate(t *testing.T) {
 	t.Parallel()
 	dir := shortDir(t)
-	k := startKubelet(t, dir)
+	k := kubelettest.Start(t, dir)
 	p, _ := run(t, dir)
 	p.Set(append(devices(true, "guest-0", "guest-1"), devices(false, "guest-2")...), "no host key: what to do")
-	k.next(2, 1)
-	answer, err := k.allocate(t, "guest-0", "guest-1")
+	k.Next(2, 1)
+	answer, err := k.Allocate("guest-0", "guest-1")
 	if err != nil || len(answer.ContainerResponses) != 1 || len(answer.ContainerResponses[0].Envs)+len(answer.ContainerResponses[0].Mounts) != 0 {
 		t.Errorf("%v %v", answer, err)
 	}
-	if _, err := k.allocate(t, "guest-9"); status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "guest-9") {
+	if _, err := k.Allocate("guest-9"); status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "guest-9") {
 		t.Errorf("a device that is not there: %v", err)
 	}
-	if _, err := k.allocate(t, "guest-2"); status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "no host key: what to do") {
+	if _, err := k.Allocate("guest-2"); status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "no host key: what to do") {
 		t.Errorf("one that is not healthy: %v", err)
 	}
-	if _, err := k.plugin.PreStartContainer(t.Context(), &v1beta1.PreStartContainerRequest{}); status.Code(err) != codes.Unimplemented {
+	if _, err := k.Plugin().PreStartContainer(t.Context(), &v1beta1.PreStartContainerRequest{}); status.Code(err) != codes.Unimplemented {
 		t.Errorf("a call that is not there: %v", err)
 	}
 }

@@ -10,7 +10,9 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
+	"github.com/secexec/secexec/form"
 	"github.com/secexec/secexec/kubernetes"
 )
 
@@ -75,12 +77,16 @@ const (
 	maxDisks    = 16
 )
 
+// Forms of names, compiled by who needs them and not at each start of secexec.
 var (
-	dnsLabel     = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
-	dnsSubdomain = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
-	reference    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/:@-]*$`)
-	serial       = regexp.MustCompile(`^[a-zA-Z0-9_-][a-zA-Z0-9._-]*$`)
+	dnsLabel     = compiled(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
+	dnsSubdomain = compiled(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
+	reference    = compiled(`^[A-Za-z0-9][A-Za-z0-9._/:@-]*$`)
 )
+
+func compiled(exp string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(exp) })
+}
 
 // Text returns the objects, a YAML document each.
 func Text(w Workload, o Options) ([]byte, error) {
@@ -134,17 +140,17 @@ func (o *Options) check() error {
 		return refuse("no kind: name some of %s", strings.Join(Kinds, ", "))
 	case has(Pod) && has(Deployment):
 		return refuse("a Pod and a Deployment of one name would both be its pods: choose one")
-	case len(o.RuntimeClass) > 253 || !dnsSubdomain.MatchString(o.RuntimeClass):
+	case len(o.RuntimeClass) > 253 || !dnsSubdomain().MatchString(o.RuntimeClass):
 		return refuse("runtime class %.80q is no name that Kubernetes takes", o.RuntimeClass)
 	case !has(Pod) && !has(Deployment):
 		return nil
-	case len(o.Name) > 63 || !dnsLabel.MatchString(o.Name):
+	case len(o.Name) > 63 || !dnsLabel().MatchString(o.Name):
 		return refuse("name %.80q is not 1 to 63 characters of a-z, 0-9 and '-' with none at the ends: choose one by --name", o.Name)
-	case o.Namespace != "" && (len(o.Namespace) > 63 || !dnsLabel.MatchString(o.Namespace)):
+	case o.Namespace != "" && (len(o.Namespace) > 63 || !dnsLabel().MatchString(o.Namespace)):
 		return refuse("namespace %.80q is no name that Kubernetes takes", o.Namespace)
 	case o.Image == "":
 		return refuse("no image: name the one that was pushed by --image")
-	case len(o.Image) > 1000 || !reference.MatchString(o.Image):
+	case len(o.Image) > 1000 || !reference().MatchString(o.Image):
 		return refuse("image %.80q is no reference", o.Image)
 	case o.Replicas < 0 || o.Replicas > MaxReplicas:
 		return refuse("%d replicas are not in 0..%d", o.Replicas, MaxReplicas)
@@ -164,9 +170,9 @@ func (o *Options) check() error {
 	seen := make(map[string]bool)
 	for _, d := range o.Disks {
 		switch {
-		case len(d.Serial) > 20 || !serial.MatchString(d.Serial) || seen[d.Serial]:
+		case !form.Serial.MatchString(d.Serial) || seen[d.Serial]:
 			return refuse("disk serial %.40q is not a unique name of 1 to 20 characters", d.Serial)
-		case len(d.Claim) > 253 || !dnsSubdomain.MatchString(d.Claim):
+		case len(d.Claim) > 253 || !dnsSubdomain().MatchString(d.Claim):
 			return refuse("claim %.80q is no name that Kubernetes takes", d.Claim)
 		}
 		seen[d.Serial] = true

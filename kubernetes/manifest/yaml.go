@@ -3,7 +3,6 @@ package manifest
 import (
 	"bytes"
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -96,14 +95,14 @@ func below(b *bytes.Buffer, value any, depth int) {
 // plain is a text that is a string to every reader of YAML, 1.1 or 1.2, unless
 // it is one of their words.
 var (
-	plain = regexp.MustCompile(`^([A-Za-z][A-Za-z0-9./@_-]*(:[A-Za-z0-9./@_-]+)*|[0-9]+Mi)$`)
+	plain = compiled(`^([A-Za-z][A-Za-z0-9./@_-]*(:[A-Za-z0-9./@_-]+)*|[0-9]+Mi)$`)
 	words = []string{"true", "false", "yes", "no", "on", "off", "y", "n", "null"}
 )
 
 // scalar writes a string: plain, or quoted as Go quotes in ASCII, whose escapes
 // of printable names YAML's double quotes know too.
 func scalar(s string) string {
-	if plain.MatchString(s) && !slices.Contains(words, strings.ToLower(s)) {
+	if plain().MatchString(s) && !slices.Contains(words, strings.ToLower(s)) {
 		return s
 	}
 	return strconv.QuoteToASCII(s)

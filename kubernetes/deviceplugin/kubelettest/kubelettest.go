@@ -1,7 +1,10 @@
-package deviceplugin
+// Package kubelettest plays kubelet's device manager in tests, with the code that
+// kubelet has: grpc-go and Kubernetes' own messages.
+package kubelettest
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -17,32 +20,32 @@ import (
 // patience bounds every wait: the machine may be slow.
 const patience = 60 * time.Second
 
-// kubelet plays kubelet's device manager with the code that kubelet has: grpc-go
-// and Kubernetes' own messages.
-type kubelet struct {
+// Kubelet knows the devices of one plugin.
+type Kubelet struct {
 	v1beta1.UnimplementedRegistrationServer
 	t      *testing.T
 	dir    string
 	server *grpc.Server
 	served chan struct{}
-	refuse error // what registrations are answered with
+	lists  chan []*v1beta1.Device // each list that came
 
 	mu       sync.Mutex
+	refuse   error
 	conns    []*grpc.ClientConn
 	requests []*v1beta1.RegisterRequest
-	lists    chan []*v1beta1.Device // each list that came
 	plugin   v1beta1.DevicePluginClient
 }
 
-// startKubelet begins as kubelet does: it removes what lies in the folder.
-func startKubelet(t *testing.T, dir string) *kubelet {
+// Start begins as kubelet does: it removes what lies in its folder. It ends with
+// the test, unless it is stopped before.
+func Start(t *testing.T, dir string) *Kubelet {
 	t.Helper()
 	old, err := filepath.Glob(filepath.Join(dir, "*"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, path := range old {
-		if err := os.Remove(path); err != nil {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			t.Fatal(err)
 		}
 	}
@@ -50,18 +53,18 @@ func startKubelet(t *testing.T, dir string) *kubelet {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := &kubelet{t: t, dir: dir, server: grpc.NewServer(), served: make(chan struct{}), lists: make(chan []*v1beta1.Device, 100)}
+	k := &Kubelet{t: t, dir: dir, server: grpc.NewServer(), served: make(chan struct{}), lists: make(chan []*v1beta1.Device, 100)}
 	v1beta1.RegisterRegistrationServer(k.server, k)
 	go func() {
 		defer close(k.served)
 		_ = k.server.Serve(l)
 	}()
-	t.Cleanup(k.stop)
+	t.Cleanup(k.Stop)
 	return k
 }
 
-// stop ends it as a signal would: connections are cut.
-func (k *kubelet) stop() {
+// Stop ends it as a signal would: connections are cut.
+func (k *Kubelet) Stop() {
 	k.server.Stop()
 	<-k.served
 	k.mu.Lock()
@@ -73,7 +76,7 @@ func (k *kubelet) stop() {
 }
 
 // Register connects to the plugin before it answers, as kubelet does.
-func (k *kubelet) Register(ctx context.Context, r *v1beta1.RegisterRequest) (*v1beta1.Empty, error) {
+func (k *Kubelet) Register(ctx context.Context, r *v1beta1.RegisterRequest) (*v1beta1.Empty, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.requests = append(k.requests, r)
@@ -105,14 +108,22 @@ func (k *kubelet) Register(ctx context.Context, r *v1beta1.RegisterRequest) (*v1
 	return &v1beta1.Empty{}, nil
 }
 
-func (k *kubelet) registrations() []*v1beta1.RegisterRequest {
+// Refuse answers registrations with an error, nil: no more.
+func (k *Kubelet) Refuse(err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.refuse = err
+}
+
+// Registrations are those that came.
+func (k *Kubelet) Registrations() []*v1beta1.RegisterRequest {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.requests
 }
 
-// next waits for the next list that has so many healthy devices and others.
-func (k *kubelet) next(healthy, others int) []*v1beta1.Device {
+// Next waits for the next list that has so many healthy devices and others.
+func (k *Kubelet) Next(healthy, others int) []*v1beta1.Device {
 	k.t.Helper()
 	end := time.After(patience)
 	for {
@@ -133,12 +144,16 @@ func (k *kubelet) next(healthy, others int) []*v1beta1.Device {
 	}
 }
 
-func (k *kubelet) allocate(t *testing.T, ids ...string) (*v1beta1.AllocateResponse, error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
+// Plugin is the plugin that registered last.
+func (k *Kubelet) Plugin() v1beta1.DevicePluginClient {
 	k.mu.Lock()
-	plugin := k.plugin
-	k.mu.Unlock()
-	return plugin.Allocate(ctx, &v1beta1.AllocateRequest{ContainerRequests: []*v1beta1.ContainerAllocateRequest{{DevicesIds: ids}}})
+	defer k.mu.Unlock()
+	return k.plugin
+}
+
+// Allocate asks for devices for one container.
+func (k *Kubelet) Allocate(ids ...string) (*v1beta1.AllocateResponse, error) {
+	ctx, cancel := context.WithTimeout(k.t.Context(), patience)
+	defer cancel()
+	return k.Plugin().Allocate(ctx, &v1beta1.AllocateRequest{ContainerRequests: []*v1beta1.ContainerAllocateRequest{{DevicesIds: ids}}})
 }
