@@ -32,8 +32,9 @@ const (
 
 	// Where the record has a channel.
 	channelFD = 6 // its port, non-blocking
-	secretsFD = 7 // folder of delivered secrets
-	cgroupFD  = 8 // guestagent's own cgroup
+	vsockFD   = 7 // its listening socket, non-blocking
+	secretsFD = 8 // folder of delivered secrets
+	cgroupFD  = 9 // guestagent's own cgroup
 )
 
 func main() {
