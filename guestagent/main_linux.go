@@ -56,6 +56,8 @@ func run() error {
 	// resident: the runtime's arena alone would be 64 MiB.
 	_ = unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT)
 
+	oomScore.set(neverKilled) // as good as PID 1's own
+
 	h, err := readHandoff()
 	if err != nil {
 		return err
