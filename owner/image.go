@@ -24,6 +24,7 @@ func packInitrd(ctx context.Context, p *Plan, found *prepared, record *sealed.Re
 		// Who runs the guest chooses its disks' bus; a bootable disk's may be the
 		// only one.
 		SCSI: p.BootableDisk != "", MaybeSCSI: true,
+		Vsock: record.Channel != nil,
 	}
 	want, err := needs.Modules()
 	if err != nil {
