@@ -143,7 +143,7 @@ func (l *life) start(ctx context.Context) error {
 
 // launchQEMU starts QEMU with all that it needs opened already.
 func (l *life) launchQEMU(ctx context.Context, rec *store.Guest, cfg *qemu.Config) (launch.Process, error) {
-	files, err := qemu.Open(cfg)
+	files, err := qemu.Open(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}

@@ -83,6 +83,13 @@ func TestArgsOfEachDevice(t *testing.T) {
 	}
 	golden(t, "tap", argv)
 
+	pod := full() // a tap interface and a description came from another program
+	pod.Nets, pod.letter = []Net{{MAC: "52:54:00:12:34:56", Socket: "/run/pods/a.sock", FDs: []int{12}}}, 13
+	if argv, err = Args(pod); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "pod", argv)
+
 	devices := full()
 	devices.CPUs = 8
 	devices.Disks = []Disk{
@@ -261,6 +268,12 @@ func TestConfigRefusals(t *testing.T) {
 		}, "others none"},
 		{"too many queues", func(c *Config) { c.Nets[0] = Net{MAC: c.Nets[0].MAC, Tap: "t", Queues: MaxNetQueues + 1} }, "at most"},
 		{"descriptors for other queues", func(c *Config) { c.Nets[0] = Net{MAC: c.Nets[0].MAC, Tap: "t", Queues: 2, FDs: []int{3}} }, "descriptors"},
+		{"relative socket", func(c *Config) { c.Nets[0] = Net{MAC: c.Nets[0].MAC, Socket: "a.sock"} }, "absolute"},
+		{"long socket", func(c *Config) { c.Nets[0] = Net{MAC: c.Nets[0].MAC, Socket: "/" + strings.Repeat("a", 107)} }, "107"},
+		{"socket and user mode", func(c *Config) { c.Nets[0].Socket = "/a.sock" }, "one of"},
+		{"two networks handed over", func(c *Config) {
+			c.Nets = []Net{{MAC: "52:54:00:12:34:56", Socket: "/a.sock"}, {MAC: "52:54:00:12:34:57", Socket: "/b.sock"}}
+		}, "two networks"},
 		{"too many networks", func(c *Config) { c.Nets = make([]Net, MaxNets+1) }, "networks"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -17,11 +18,12 @@ const backlog = 4
 // the process has them. Sockets are bound and listen; the memory file is made.
 //
 // Disks are looked at as they were opened ([Disk.CheckImage]): what a path leads
-// to may have changed since. The queues of tap interfaces come last.
+// to may have changed since. The queues of tap interfaces come last, those too that
+// other programs hand over; ctx bounds the wait for them.
 //
 // Each call opens anew: an image's lock belongs to the opening, not to the
 // process.
-func Open(c *Config) ([]*os.File, error) {
+func Open(ctx context.Context, c *Config) ([]*os.File, error) {
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
@@ -45,7 +47,7 @@ func Open(c *Config) ([]*os.File, error) {
 			}
 		}
 	}
-	taps, err := openNets(c, FirstFD+len(files))
+	taps, err := openNets(ctx, c, FirstFD+len(files))
 	if err != nil {
 		Close(files)
 		return nil, err
