@@ -72,6 +72,8 @@ type Config struct {
 	fds     map[string]int // descriptors of paths, after Open
 	sets    []int          // those of them that QEMU finds through a descriptor set
 	vhostFD int            // Vhost's
+
+	letter int // descriptor of the connection with the guest's network description, after Open; 0: there is none
 }
 
 // ErrConfig is wrapped by every error about a Config.

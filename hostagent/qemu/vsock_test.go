@@ -116,7 +116,7 @@ func TestPremiseVsock(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Vhost, c.CID = null, firstCID
-	files, err := Open(c)
+	files, err := Open(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
