@@ -153,7 +153,7 @@ func TestOpenClosesVsock(t *testing.T) {
 		defer r.Close()
 		c.Vhost, c.CID = w, firstCID
 		spoil(c)
-		if _, err := Open(c); err == nil {
+		if _, err := Open(t.Context(), c); err == nil {
 			t.Errorf("%s: opened", name)
 		}
 		if _, err := w.Write([]byte{1}); !errors.Is(err, os.ErrClosed) {
