@@ -27,6 +27,7 @@ require (
 	golang.org/x/term v0.47.0
 	google.golang.org/grpc v1.81.1
 	google.golang.org/protobuf v1.36.12
+	k8s.io/cri-api v0.36.3
 	k8s.io/kubelet v0.35.4
 	oras.land/oras-go/v2 v2.7.0
 )
