@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -152,6 +153,22 @@ func TestLabelValues(t *testing.T) {
 	} {
 		if got := labelValue(text); got != want || !labelText.MatchString(got) {
 			t.Errorf("%q: %q, wants %q", text, got, want)
+		}
+	}
+}
+
+// The page for administrators has every name.
+func TestPageHasTheNames(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../docs/node-agent.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{
+		LabelSE, LabelPlatform, LabelVersion, LabelHostKey + "…", ResourceGuest, RuntimeClass, RuntimeType, ConditionVerified, AnnotationIdentity, AnnotationImageID,
+	} {
+		if !strings.Contains(string(text), "`"+name+"`") {
+			t.Errorf("docs/node-agent.md does not name %s", name)
 		}
 	}
 }
