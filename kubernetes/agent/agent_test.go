@@ -130,10 +130,10 @@ func TestPodBecomesReadyByItsReport(t *testing.T) {
 	web.Status.ContainerStatuses = newPod("", "containerd://"+guestID, nil).Status.ContainerStatuses
 	f.mu.Unlock()
 	eventually(t, "no guest", is("False", reasonNoGuest))
-	guest := &hostagentv1.Guest{Name: guestName, State: "starting", StartedUnixMs: 1, Identity: h.identity(), Stages: []*hostagentv1.Stage{{Name: "kernel"}}}
+	guest := &hostagentv1.Guest{Name: guestName, State: "starting", StartedUnixMs: 1, Identity: h.identity()}
 	h.change(func() { h.guests = []*hostagentv1.Guest{guest} })
 	eventually(t, "starts", is("False", reasonNotReady))
-	if c := f.condition("shop/web"); !strings.Contains(c.Message, "is starting, it came to kernel") {
+	if c := f.condition("shop/web"); !strings.Contains(c.Message, "is starting") {
 		t.Errorf("%q", c.Message)
 	}
 	h.change(func() { guest.State = "ready" })
