@@ -59,9 +59,9 @@ type Disk struct {
 	Claim  string // name of the PersistentVolumeClaim
 }
 
-// DevicePath is where a pod's block volume is said to be, from which the shim
-// takes the disk's serial number. It is also where a guest's udev shows it.
-const DevicePath = "/dev/disk/by-id/virtio-"
+// DevicePath and a serial number are where a pod says its block volume is. The
+// shim takes the disk's serial number from it.
+const DevicePath = "/dev/"
 
 // What a pod takes beside its guest's memory, in MiB: QEMU, and under emulation
 // the code that it translates to. hostagent bounds a guest's unit by the same.
