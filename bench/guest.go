@@ -46,27 +46,27 @@ type bootAt struct {
 // share is what lies between: the initrd's.
 func (b bootAt) share() float64 { return b.Init - b.RunInit }
 
-// guests boots each case, in turns.
-func guests(ctx context.Context, o *options, list string) ([]*guestCase, error) {
+// guests boots each case, in turns, and reports after each.
+func guests(ctx context.Context, o *options, list string, report func([]*guestCase) error) error {
 	text, err := os.ReadFile(list)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	var cases []*guestCase
 	if err := json.Unmarshal(text, &cases); err != nil {
-		return nil, fmt.Errorf("read %s: %w", list, err)
+		return fmt.Errorf("read %s: %w", list, err)
 	}
 	for range o.runs {
 		for _, c := range cases {
 			info, err := os.Stat(c.Initrd)
 			if err != nil {
-				return nil, err
+				return err
 			}
 			c.InitrdSize = info.Size()
 			for _, counted := range []bool{true, false} {
 				at, err := c.boot(ctx, counted)
 				if err != nil {
-					return nil, fmt.Errorf("%s: %w", c.Name, err)
+					return fmt.Errorf("%s: %w", c.Name, err)
 				}
 				fmt.Fprintf(os.Stderr, "%-60s counted %-5v run init %.3f init %.3f ready %.3f share %.3f\n", c.Name, counted, at.RunInit, at.Init, at.Ready, at.share())
 				if counted {
@@ -76,8 +76,11 @@ func guests(ctx context.Context, o *options, list string) ([]*guestCase, error) 
 				}
 			}
 		}
+		if err := report(cases); err != nil {
+			return err
+		}
 	}
-	return cases, nil
+	return nil
 }
 
 var (
@@ -91,7 +94,7 @@ var (
 // 1 ns with each, and jumps over idle time, which the root's init tells and which
 // is taken off. Before the kernel's "Run /init" there is none.
 func (c *guestCase) boot(ctx context.Context, counted bool) (at bootAt, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
 	dir, err := os.MkdirTemp("", "guest-")
 	if err != nil {

@@ -31,7 +31,7 @@ func guestReport(dir, programs string, cases []*guestCase) error {
 		share[c.Name] = medianOf(c.Runs, bootAt.share)
 	}
 	var s strings.Builder
-	fmt.Fprintf(&s, "# guestinit beside other initrds\n\nMade by `bench/guest.sh`: one run, in turns, %d boots of each kind, medians. %s, %d cores, Linux %s, %s, %s.\n\n", len(cases[0].Runs), m.CPU, m.Cores, m.Kernel, m.Go, m.Peer)
+	fmt.Fprintf(&s, "# guestinit beside other initrds\n\nMade by `bench/guest.sh`: one run, in turns, medians of %d boots of each kind. %s, %d cores, Linux %s, %s, %s.\n\n", len(cases[0].Runs), m.CPU, m.Cores, m.Kernel, m.Go, m.Peer)
 	s.WriteString(guestMethod)
 	s.WriteString("![shares](share.svg)\n\n| | share, 10^9 instructions | of tuned initramfs-tools' | goal | to the root's init, 10^9 | to ready, 10^9 | share, s | to the root's init, s | to ready, s | initrd, MB | by zstd -9, MB |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n")
 	var bars []bar
