@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/content/oci"
 	"oras.land/oras-go/v2/errdef"
 	"oras.land/oras-go/v2/registry"
@@ -33,10 +33,16 @@ type Access struct {
 // Place is where a bundle is or goes: a repository of a registry, or an OCI
 // layout folder.
 type Place struct {
-	target oras.Target // nil for a layout that Push makes
-	ref    string      // tag or digest
-	name   string      // as the caller wrote it
-	dir    string      // of a layout
+	target target // nil for a layout that Push makes
+	ref    string // tag or digest
+	name   string // as the caller wrote it
+	dir    string // of a layout
+}
+
+// target is what a registry's repository and an OCI layout have in common.
+type target interface {
+	content.Storage
+	content.TagResolver
 }
 
 // ErrReference says that a reference has no form that is known.
