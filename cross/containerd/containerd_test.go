@@ -14,12 +14,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/secexec/secexec/bundle"
+	"github.com/secexec/secexec/bundle/artifact"
 	"github.com/secexec/secexec/hostkey"
 	"github.com/secexec/secexec/hostkey/hostkeytest"
 	"github.com/secexec/secexec/kernel"
 	"github.com/secexec/secexec/owner"
-	"github.com/secexec/secexec/rootdisk/oci"
-	"github.com/secexec/secexec/rootdisk/oci/ocitest"
 )
 
 // lab is what all tests share: programs, an emulated host and images.
@@ -119,18 +119,22 @@ func prepare() error {
 	return nil
 }
 
-// image writes an archive of an image that holds a bundle, and returns its path
-// and name.
-func image(t *testing.T, bundle string) (path, name string) {
+// image writes an archive of a bundle's container image, and returns its path and
+// name.
+func image(t *testing.T, name string) (path, ref string) {
 	t.Helper()
-	name = "secexec.test/" + bundle + ":latest"
-	archive := ocitest.DockerArchive(t, ocitest.Image{
-		Architecture: runtime.GOARCH, Config: oci.Config{Entrypoint: []string{"sealed"}},
-		Layers: [][]byte{ocitest.TarOf(t, filepath.Join(lab.dir, bundle))},
-	}, name)
-	path = filepath.Join(t.TempDir(), bundle+".tar")
-	if err := os.WriteFile(path, archive, 0o600); err != nil {
+	b, err := bundle.Open(filepath.Join(lab.dir, name))
+	if err != nil {
 		t.Fatal(err)
 	}
-	return path, name
+	defer b.Close()
+	path, ref = filepath.Join(t.TempDir(), name+".tar"), "secexec.test/"+name+":latest"
+	to, err := artifact.Open(t.Context(), "oci-archive:"+path+":"+ref, artifact.Access{}, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := artifact.Push(t.Context(), b, to, artifact.Options{Image: true}); err != nil {
+		t.Fatal(err)
+	}
+	return path, ref
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -24,7 +25,8 @@ const patience = 3 * time.Minute
 // engine is a containerd with a hostagent, a test's own.
 type engine struct {
 	t          *testing.T
-	dir        string // short: it holds sockets
+	dir        string   // short: it holds sockets
+	flags      []string // of ctr
 	containerd *exec.Cmd
 	hostagent  *exec.Cmd
 }
@@ -34,28 +36,51 @@ type engine struct {
 func newEngine(t *testing.T, bundles ...string) *engine {
 	t.Helper()
 	need(t)
-	dir, err := os.MkdirTemp("", "ctr-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	e := &engine{t: t, dir: dir}
-	config := fmt.Sprintf(`version = 2
-root = %q
-state = %q
-disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs", "io.containerd.internal.v1.opt"]
-[grpc]
-  address = %q
-`, e.path("root"), e.path("state"), e.path("c.sock"))
-	if err := os.WriteFile(e.path("config.toml"), []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(e.end)
-	e.startHostagent()
-	e.startContainerd()
+	e := newEngineWith(t, "", nil)
 	for _, b := range bundles {
 		path, _ := image(t, b)
 		e.ctr("images", "import", "--snapshotter", "native", path)
 	}
+	return e
+}
+
+// newEngineWith starts both, with a configuration for containerd's CRI plugin
+// unless that is empty, in which DIR stands for the engine's folder as in the
+// files; ctr gets further flags.
+func newEngineWith(t *testing.T, cri string, files map[string]string, flags ...string) *engine {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ctr-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &engine{t: t, dir: dir, flags: flags}
+	disabled := []string{"io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs", "io.containerd.internal.v1.opt"}
+	if cri == "" {
+		disabled = append(disabled, "io.containerd.grpc.v1.cri")
+	}
+	config := fmt.Sprintf(`version = 2
+root = %q
+state = %q
+disabled_plugins = ["%s"]
+[grpc]
+  address = %q
+`, e.path("root"), e.path("state"), strings.Join(disabled, `", "`), e.path("c.sock")) + cri
+	write := func(name, text string) {
+		err := os.MkdirAll(filepath.Dir(e.path(name)), 0o700)
+		if err == nil {
+			err = os.WriteFile(e.path(name), []byte(strings.ReplaceAll(text, "DIR", dir)), 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("config.toml", config)
+	for name, text := range files {
+		write(name, text)
+	}
+	t.Cleanup(e.end)
+	e.startHostagent()
+	e.startContainerd()
 	return e
 }
 
@@ -128,7 +153,7 @@ func (e *engine) until(what string, ok func() bool) {
 
 // command is ctr on this containerd.
 func (e *engine) command(args ...string) *exec.Cmd {
-	return exec.Command("ctr", append([]string{"--address", e.path("c.sock")}, args...)...)
+	return exec.Command("ctr", slices.Concat([]string{"--address", e.path("c.sock")}, e.flags, args)...)
 }
 
 // ctr runs ctr, which must succeed.
