@@ -103,9 +103,8 @@ func write(m proto.Message) error {
 	return err
 }
 
-func host() *task.Host {
-	return &task.Host{Address: cmp.Or(os.Getenv("SECEXEC_SOCKET"), client.DefaultSocket)}
-}
+// address is hostagent's.
+func address() string { return cmp.Or(os.Getenv("SECEXEC_SOCKET"), client.DefaultSocket) }
 
 func openLedger() (*ledger.Ledger, error) {
 	return ledger.Open(cmp.Or(os.Getenv("SECEXEC_SHIM_STATE"), ledger.Dir))
@@ -118,7 +117,7 @@ func remove(o *options) error {
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil)) // containerd logs it as warnings
-	pid, exit, err := task.Delete(context.Background(), host(), l, o.namespace, o.id, log, spawnCollector)
+	pid, exit, err := task.Delete(context.Background(), address(), l, o.namespace, o.id, log, spawnCollector)
 	if err != nil {
 		return err
 	}
@@ -134,5 +133,5 @@ func collect(o *options) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	return task.Collect(ctx, host(), l, logger(o))
+	return task.Collect(ctx, &task.Host{Address: address()}, l, logger(o))
 }

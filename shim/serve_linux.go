@@ -57,7 +57,7 @@ func serve(o *options) error {
 	}()
 	quit := make(chan struct{}, 1)
 	service := &task.Service{
-		Namespace: o.namespace, Host: host(), Ledger: l, Events: publisher, Log: log, Collect: spawnCollector,
+		Namespace: o.namespace, Host: &task.Host{Address: address()}, Ledger: l, Events: publisher, Log: log, Collect: spawnCollector,
 		Quit: func() {
 			select {
 			case quit <- struct{}{}:

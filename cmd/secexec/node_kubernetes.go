@@ -71,7 +71,7 @@ keys are left alone where the node's kernel does not tell its keys.`,
 	f.IntVar(&flags.places.MemoryMiB, "slot-memory", agent.DefaultPlaceMemory, "memory that a place stands for, `MIB`")
 	f.StringVar(&flags.plugins, "device-plugins", deviceplugin.Dir, "kubelet's `FOLDER` of device plugins")
 	f.DurationVar(&flags.every, "interval", agent.DefaultEvery, "how often the node is looked at; guests that change are seen at once")
-	f.StringVar(&flags.metrics, "metrics", "", "where Prometheus scrapes: `unix:/PATH or IP:PORT` (default: nowhere)")
+	f.StringVar(&flags.metrics, "metrics", "", "`ADDRESS` where Prometheus scrapes: unix:/PATH or IP:PORT (default: nowhere)")
 	f.BoolVar(&flags.metricsRemote, "metrics-remote", false, "let --metrics be reached from elsewhere; nobody is asked who they are")
 	hostagent.add(cmd)
 	return cmd

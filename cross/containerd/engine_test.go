@@ -172,14 +172,6 @@ func (e *engine) attempt(args ...string) (string, int) {
 	return string(out), cmd.ProcessState.ExitCode()
 }
 
-// foreground is ctr run of a guest, with its console.
-func (e *engine) foreground(bundle, id string) (cmd *exec.Cmd, console *bytes.Buffer) {
-	cmd = e.command("run", "--snapshotter", "native", "--runtime", "io.containerd.secexec.v2", "secexec.test/"+bundle+":latest", id)
-	console = new(bytes.Buffer)
-	cmd.Stdout, cmd.Stderr = console, console
-	return cmd, console
-}
-
 // detached starts a guest whose console goes to a file, and waits until it says
 // that it waits.
 func (e *engine) detached(id string) (console string) {

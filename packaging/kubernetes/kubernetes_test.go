@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -257,11 +258,15 @@ func TestBaseIsWhole(t *testing.T) {
 func TestKustomize(t *testing.T) {
 	t.Parallel()
 	kubectl, err := exec.LookPath("kubectl")
-	if err == nil {
-		err = exec.CommandContext(t.Context(), kubectl, "kustomize", "--help").Run()
-	}
 	if err != nil {
-		t.Skipf("no kubectl with kustomize: %v", err)
+		t.Skip("no kubectl")
+	}
+	var version struct{ ClientVersion struct{ Minor string } }
+	if text, err := exec.CommandContext(t.Context(), kubectl, "version", "--client", "-o", "json").Output(); err != nil || json.Unmarshal(text, &version) != nil {
+		t.Skipf("kubectl does not tell its version: %v", err)
+	}
+	if minor, err := strconv.Atoi(strings.TrimSuffix(version.ClientVersion.Minor, "+")); err != nil || minor < 21 {
+		t.Skipf("kubectl of Kubernetes 1.%s: its kustomize is of 2019", version.ClientVersion.Minor)
 	}
 	schemas := schemas(t)
 	want, err := manifest.Text(manifest.Workload{}, manifest.Options{Kinds: []string{manifest.RuntimeClass}, Platform: kubernetes.PlatformEmulated})

@@ -105,6 +105,7 @@ func (p *Publisher) Run(ctx context.Context) {
 				return
 			}
 		}
+		idle := conn != nil
 		err := p.forward(ctx, &conn, next)
 		if err == nil {
 			p.mu.Lock()
@@ -116,6 +117,9 @@ func (p *Publisher) Run(ctx context.Context) {
 		if conn != nil {
 			conn.Close()
 			conn = nil
+		}
+		if idle { // since then containerd may have been started anew
+			continue
 		}
 		if wait == pause {
 			p.log.Warn("publish event: containerd does not take it yet", "topic", next.Topic, "error", err)

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -19,92 +18,22 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/secexec/secexec/proto/network"
+	"github.com/secexec/secexec/shim/podnet/podnettest"
 )
 
-// namespace makes a network namespace and returns a path of it.
-func namespace(t *testing.T) string {
-	t.Helper()
-	type made struct {
-		fd  int
-		err error
-	}
-	c := make(chan made)
-	go func() {
-		runtime.LockOSThread()
-		err := unix.Unshare(unix.CLONE_NEWNET)
-		fd := -1
-		if err == nil {
-			fd, err = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		}
-		c <- made{fd, err}
-	}()
-	m := <-c
-	if m.err != nil {
-		t.Skip("no network namespaces here: ", m.err)
-	}
-	t.Cleanup(func() { unix.Close(m.fd) })
-	return fmt.Sprintf("/proc/self/fd/%d", m.fd)
-}
-
-// in runs something in a namespace.
-func in(t *testing.T, ns string, do func(h *netlink.Handle) error) {
-	t.Helper()
-	if err := within(t.Context(), ns, do); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// up gives an interface addresses, usable at once, and default routes.
-func up(h *netlink.Handle, name string, addresses []netip.Prefix, gateways []network.Gateway) error {
-	lo, err := h.LinkByName("lo")
-	if err != nil {
-		return err
-	}
-	link, err := h.LinkByName(name)
-	if err != nil {
-		return err
-	}
-	for _, p := range addresses {
-		a := &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}, Flags: unix.IFA_F_NODAD}
-		if err := h.AddrAdd(link, a); err != nil {
-			return fmt.Errorf("%s: %w", p, err)
-		}
-	}
-	if err := errors.Join(h.LinkSetUp(lo), h.LinkSetUp(link)); err != nil {
-		return err
-	}
-	for _, g := range gateways {
-		if err := h.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: g.Address.AsSlice()}); err != nil {
-			return fmt.Errorf("%s: %w", g.Address, err)
-		}
-	}
-	return nil
-}
-
-const mtu = 1400
+const mtu = podnettest.MTU
 
 // fakePod makes a pod's namespace as a network plugin does, with a peer in a
 // namespace of its own.
 func fakePod(t *testing.T) (pod, peer string) {
 	t.Helper()
-	pod, peer = namespace(t), namespace(t)
-	in(t, pod, func(h *netlink.Handle) error {
-		at, err := os.Open(peer)
-		if err != nil {
-			return err
-		}
-		defer at.Close()
-		veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0", MTU: mtu}, PeerName: "peer0", PeerNamespace: netlink.NsFd(at.Fd())}
-		if err := h.LinkAdd(veth); err != nil {
-			t.Skip("no veth interfaces here: ", err)
-		}
-		return up(h, "eth0", []netip.Prefix{prefix("10.77.0.2/24"), prefix("fd77::2/64")}, nil)
+	pod, peer = podnettest.Namespace(t), podnettest.Namespace(t)
+	podnettest.Pair(t, pod, "eth0", peer, "peer0", "")
+	podnettest.In(t, peer, func(h *netlink.Handle) error {
+		return podnettest.Up(h, "peer0", []netip.Prefix{prefix("10.77.0.1/24"), prefix("fd77::1/64"), prefix("10.99.0.1/32")})
 	})
-	in(t, peer, func(h *netlink.Handle) error {
-		return up(h, "peer0", []netip.Prefix{prefix("10.77.0.1/24"), prefix("fd77::1/64"), prefix("10.99.0.1/32")}, nil)
-	})
-	in(t, pod, func(h *netlink.Handle) error {
-		return up(h, "eth0", nil, []network.Gateway{{Address: netip.MustParseAddr("10.77.0.1")}, {Address: netip.MustParseAddr("fd77::1")}})
+	podnettest.In(t, pod, func(h *netlink.Handle) error {
+		return podnettest.Up(h, "eth0", []netip.Prefix{prefix("10.77.0.2/24"), prefix("fd77::2/64")}, netip.MustParseAddr("10.77.0.1"), netip.MustParseAddr("fd77::1"))
 	})
 	return pod, peer
 }
@@ -127,9 +56,9 @@ func join(t *testing.T, pod string) *Pod {
 // the frames carried as QEMU carries them: as they come, headers of offloads too.
 func guest(t *testing.T, p *Pod, queue *os.File) string {
 	t.Helper()
-	ns := namespace(t)
+	ns := podnettest.Namespace(t)
 	var nic *os.File
-	in(t, ns, func(h *netlink.Handle) (err error) {
+	podnettest.In(t, ns, func(h *netlink.Handle) (err error) {
 		if nic, err = attachTap(); err != nil {
 			return err
 		}
@@ -144,7 +73,7 @@ func guest(t *testing.T, p *Pod, queue *os.File) string {
 		if err := errors.Join(h.LinkSetHardwareAddr(link, mac), h.LinkSetMTU(link, int(p.Description.MTU))); err != nil {
 			return err
 		}
-		return up(h, Tap, p.Description.Addresses, p.Description.Gateways)
+		return podnettest.Up(h, Tap, p.Description.Addresses, p.Description.Gateways[0].Address, p.Description.Gateways[1].Address)
 	})
 	for _, f := range []*os.File{nic, queue} {
 		// TSO and checksums are offered both ways, as virtio-net does.
@@ -189,7 +118,7 @@ func dup(t *testing.T, f *os.File) int {
 func exchange(t *testing.T, from, to, address string) {
 	t.Helper()
 	var l net.Listener
-	in(t, to, func(*netlink.Handle) (err error) {
+	podnettest.In(t, to, func(*netlink.Handle) (err error) {
 		l, err = net.Listen("tcp", net.JoinHostPort(address, "0"))
 		return err
 	})
@@ -201,7 +130,7 @@ func exchange(t *testing.T, from, to, address string) {
 		}
 	}()
 	var c net.Conn
-	in(t, from, func(*netlink.Handle) (err error) {
+	podnettest.In(t, from, func(*netlink.Handle) (err error) {
 		c, err = net.DialTimeout("tcp", l.Addr().String(), 30*time.Second)
 		return err
 	})
@@ -220,7 +149,7 @@ func exchange(t *testing.T, from, to, address string) {
 // state lists what is in a pod's namespace beyond what its plugin made.
 func state(t *testing.T, pod string) (out []string) {
 	t.Helper()
-	in(t, pod, func(h *netlink.Handle) error {
+	podnettest.In(t, pod, func(h *netlink.Handle) error {
 		links, err := h.LinkList()
 		if err != nil {
 			return err
@@ -292,7 +221,7 @@ func TestJoin(t *testing.T) {
 			t.Errorf("left: %q", got)
 		}
 	}
-	in(t, pod, func(h *netlink.Handle) error {
+	podnettest.In(t, pod, func(h *netlink.Handle) error {
 		link, err := h.LinkByName("eth0")
 		if err != nil {
 			return err
@@ -326,7 +255,7 @@ func TestJoinAfterCuts(t *testing.T) {
 	} {
 		for _, undo := range []bool{false, true} {
 			pod, _ := fakePod(t)
-			in(t, pod, func(h *netlink.Handle) error {
+			podnettest.In(t, pod, func(h *netlink.Handle) error {
 				eth0, err := h.LinkByName("eth0")
 				if err == nil {
 					err = cut(h, eth0)
@@ -379,7 +308,7 @@ func TestJoinRefusals(t *testing.T) {
 	if _, err := Join(ended, gone); !errors.Is(err, context.Canceled) {
 		t.Errorf("ended: %v", err)
 	}
-	if _, err := Join(t.Context(), namespace(t)); !errors.Is(err, ErrUnfit) || !strings.Contains(err.Error(), "no interface") {
+	if _, err := Join(t.Context(), podnettest.Namespace(t)); !errors.Is(err, ErrUnfit) || !strings.Contains(err.Error(), "no interface") {
 		t.Errorf("empty namespace: %v", err)
 	}
 	for name, c := range map[string]struct {
@@ -399,7 +328,7 @@ func TestJoinRefusals(t *testing.T) {
 		}, "clsact"},
 	} {
 		pod, _ := fakePod(t)
-		in(t, pod, func(h *netlink.Handle) error {
+		podnettest.In(t, pod, func(h *netlink.Handle) error {
 			eth0, err := h.LinkByName("eth0")
 			if err != nil {
 				return err

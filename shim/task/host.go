@@ -104,16 +104,14 @@ func (h *Host) kill(ctx context.Context, guest string) error {
 	return err
 }
 
-// remove deletes a guest, and ends it first if it runs. One that is gone is no
-// error.
+// remove ends and deletes a guest. One that is gone is no error.
 func (h *Host) remove(ctx context.Context, guest string) error {
-	remove := func(ctx context.Context, c *client.Client) error { return c.Delete(ctx, guest) }
-	err := h.do(ctx, remove)
-	if is(err, fault.WrongState) {
-		if err := h.kill(ctx, guest); err != nil {
-			return err
-		}
-		err = h.do(ctx, remove)
+	g, err := h.get(ctx, guest)
+	if err == nil && g.Pid != 0 {
+		err = h.kill(ctx, guest)
+	}
+	if err == nil {
+		err = h.do(ctx, func(ctx context.Context, c *client.Client) error { return c.Delete(ctx, guest) })
 	}
 	if is(err, fault.NoGuest) {
 		return nil

@@ -42,6 +42,8 @@ type task struct {
 	ctx      context.Context // ends what follows the guest
 	cancel   context.CancelFunc
 	launched chan struct{} // closed when the guest was unpacked
+	off      chan struct{} // closed when the guest has ended
+	copied   chan struct{} // closed when its console is copied
 	ended    chan struct{} // closed when exit is valid
 
 	turn    sync.Mutex // held by create, start and delete, one after the other
@@ -63,7 +65,7 @@ type task struct {
 func newTask(s *Service, r *tasks.CreateTaskRequest, want *pod.Request) *task {
 	t := &task{
 		s: s, id: r.ID, made: r, want: want, log: s.Log.With("task", r.ID),
-		launched: make(chan struct{}), ended: make(chan struct{}), status: tasktypes.Status_CREATED,
+		launched: make(chan struct{}), off: make(chan struct{}), copied: make(chan struct{}), ended: make(chan struct{}), status: tasktypes.Status_CREATED,
 	}
 	if want.Kind != pod.Sandbox {
 		t.guest = ledger.GuestName(s.Namespace, r.ID)
@@ -230,8 +232,9 @@ func (t *task) start(ctx context.Context) error {
 
 // copyConsole copies the guest's console to containerd's.
 func (t *task) copyConsole() {
+	defer close(t.copied)
 	defer t.out.Close()
-	if err := console.Follow(t.ctx, t.s.Host, t.guest, t.ended, t.out); err != nil && t.ctx.Err() == nil {
+	if err := console.Follow(t.ctx, t.s.Host, t.guest, t.off, t.out); err != nil && t.ctx.Err() == nil {
 		t.log.Warn("copy console", "guest", t.guest, "error", err)
 	}
 }
@@ -248,19 +251,19 @@ func (t *task) run(pid uint32) {
 // seen takes note of the guest's state. One goroutine calls it.
 func (t *task) seen(g *hostagentv1.Guest) (enough bool) {
 	if g == nil {
-		t.end(ledger.Exit{Status: statusFailed, At: time.Now()}, fault.New(fault.NoGuest, "guest %s was deleted", t.guest))
+		t.finish(ledger.Exit{Status: statusFailed, At: time.Now()}, fault.New(fault.NoGuest, "guest %s was deleted", t.guest))
 		return true
 	}
 	switch g.State {
 	case "stopped":
-		t.end(t.outcome(g), nil)
+		t.finish(t.outcome(g), nil)
 		return true
 	case "failed":
 		f := &fault.Error{Code: fault.Code(g.Failure.GetCode()), Message: g.Failure.GetMessage(), Remedy: g.Failure.GetRemedy()}
 		if f.Code == fault.Interrupted && t.again() {
 			return false
 		}
-		t.end(t.outcome(g), f)
+		t.finish(t.outcome(g), f)
 		return true
 	case "running", "ready", "stopping":
 		select {
@@ -324,6 +327,21 @@ func Status(g *hostagentv1.Guest) uint32 {
 	}
 	return statusFailed
 }
+
+// finish ends the task of a guest that ran. Its last words come first, as those
+// of a process would: some clients stop reading as soon as they hear of the end.
+func (t *task) finish(exit ledger.Exit, failure *fault.Error) {
+	close(t.off)
+	select {
+	case <-t.copied:
+	case <-time.After(drainTime): // nobody reads
+	case <-t.ctx.Done():
+	}
+	t.end(exit, failure)
+}
+
+// drainTime is how long a task's end may wait for the reader of its output.
+const drainTime = 5 * time.Second
 
 // end ends the task, once.
 func (t *task) end(exit ledger.Exit, failure *fault.Error) {
