@@ -122,6 +122,9 @@ func (s *Service) Create(ctx context.Context, r *tasks.CreateTaskRequest) (*task
 	if err != nil {
 		return nil, invalid("create task %s: %w", r.ID, err)
 	}
+	if err := pod.Locate(want.Create.GetDisks()); err != nil {
+		return nil, invalid("create task %s: %w", r.ID, err)
+	}
 	if r.Terminal {
 		return nil, invalid("create task %s: a sealed guest's console takes no input: run it without a terminal", r.ID)
 	}
