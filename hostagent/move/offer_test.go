@@ -69,7 +69,7 @@ func TestHandedNetworkStays(t *testing.T) {
 // No field of a record is forgotten: a new one is sorted here by whoever adds it.
 func TestEveryFieldIsSorted(t *testing.T) {
 	t.Parallel()
-	stays := "State Request Started Process Stages Failure Exit Unhealthy Restarts RestartAt StartedBy BootID DiskBytes Move"
+	stays := "State Request Started Process CID Stages Failure Exit Unhealthy Restarts RestartAt StartedBy BootID DiskBytes Move"
 	travels := "Name UUID ImageID Identity Image Boot Loadparm Disks MemoryMiB CPUs Created Owner Restart Autostart Order Networks Resources"
 	known := strings.Fields(stays + " " + travels)
 	for i := range reflect.TypeFor[store.Guest]().NumField() {

@@ -1592,6 +1592,7 @@ type NodeInfoResponse struct {
 	Cpus               uint32                 `protobuf:"varint,8,opt,name=cpus,proto3" json:"cpus,omitempty"`
 	Guests             uint32                 `protobuf:"varint,9,opt,name=guests,proto3" json:"guests,omitempty"`
 	Problem            string                 `protobuf:"bytes,10,opt,name=problem,proto3" json:"problem,omitempty"` // why guests can't run here, empty: they can
+	Channel            string                 `protobuf:"bytes,11,opt,name=channel,proto3" json:"channel,omitempty"` // what the owner's channel goes by into guests that start now: vsock, virtio-serial
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
@@ -1692,6 +1693,13 @@ func (x *NodeInfoResponse) GetGuests() uint32 {
 func (x *NodeInfoResponse) GetProblem() string {
 	if x != nil {
 		return x.Problem
+	}
+	return ""
+}
+
+func (x *NodeInfoResponse) GetChannel() string {
+	if x != nil {
+		return x.Channel
 	}
 	return ""
 }
@@ -1896,7 +1904,7 @@ const file_proto_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\x05nonce\x18\x02 \x01(\fR\x05nonce\"+\n" +
 	"\x11ChallengeResponse\x12\x16\n" +
 	"\x06report\x18\x01 \x01(\fR\x06report\"\x11\n" +
-	"\x0fNodeInfoRequest\"\xc9\x02\n" +
+	"\x0fNodeInfoRequest\"\xe3\x02\n" +
 	"\x10NodeInfoResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x1a\n" +
 	"\bplatform\x18\x02 \x01(\tR\bplatform\x12\x1c\n" +
@@ -1909,7 +1917,8 @@ const file_proto_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\x04cpus\x18\b \x01(\rR\x04cpus\x12\x16\n" +
 	"\x06guests\x18\t \x01(\rR\x06guests\x12\x18\n" +
 	"\aproblem\x18\n" +
-	" \x01(\tR\aproblem\"Y\n" +
+	" \x01(\tR\aproblem\x12\x18\n" +
+	"\achannel\x18\v \x01(\tR\achannel\"Y\n" +
 	"\tMovePlace\x12\x14\n" +
 	"\x05phase\x18\x01 \x01(\tR\x05phase\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
