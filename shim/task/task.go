@@ -54,6 +54,7 @@ type task struct {
 	mu       sync.Mutex
 	status   tasktypes.Status
 	process  uint32 // the guest's last, 0: none yet
+	unit     string // systemd's, of the guest; empty: none
 	ready    bool   // the guest hears requests to power off
 	killed   bool   // by SIGKILL, or because it can't hear
 	stopping bool
@@ -275,7 +276,7 @@ func (t *task) seen(g *hostagentv1.Guest) (enough bool) {
 			t.run(uint32(g.Pid))
 		}
 		t.mu.Lock()
-		t.ready = t.ready || g.State == "ready"
+		t.unit, t.ready = g.Unit, t.ready || g.State == "ready"
 		t.mu.Unlock()
 	}
 	return false
