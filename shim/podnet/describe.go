@@ -29,6 +29,8 @@ const Tap = "secexec0"
 var (
 	// ErrUnfit says that a sealed guest can't have the pod's network as it is.
 	ErrUnfit = errors.New("pod's network does not fit a sealed guest")
+	// ErrInUse says that a guest uses the tap interface.
+	ErrInUse = errors.New("a guest is on the pod's network")
 	// ErrHostNetwork says that the namespace is the node's own.
 	ErrHostNetwork = errors.New("pod has the node's own network, which a sealed guest can't: leave hostNetwork out")
 )
