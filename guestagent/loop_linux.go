@@ -119,9 +119,7 @@ func (a *agent) hear(packet []byte, supervised bool, now uint64) bool {
 			}
 			return false
 		}
-		if supervised {
-			a.heard(packet[:n], now)
-		}
+		a.heard(packet[:n], now)
 	}
 	return true
 }

@@ -72,14 +72,3 @@ func PlatformLabel(platform string) (key, value string, err error) {
 	}
 	return "", "", fmt.Errorf("%w %.40q: %s or %s", ErrPlatform, platform, PlatformSE, PlatformEmulated)
 }
-
-// Takes tells whether a node with these labels is one that the scheduler would
-// take by the affinity.
-func (a *NodeAffinity) Takes(labels map[string]string) bool {
-	return slices.ContainsFunc(a.Required.Terms, func(t NodeSelectorTerm) bool {
-		return !slices.ContainsFunc(t.Expressions, func(e Expression) bool {
-			value, there := labels[e.Key]
-			return !there || !slices.Contains(e.Values, value)
-		})
-	})
-}

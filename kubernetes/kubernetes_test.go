@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -34,6 +35,16 @@ func TestNames(t *testing.T) {
 			t.Errorf("%q: %v", bad, err)
 		}
 	}
+}
+
+// takes tells whether the scheduler takes a node with these labels.
+func takes(a *NodeAffinity, labels map[string]string) bool {
+	return slices.ContainsFunc(a.Required.Terms, func(t NodeSelectorTerm) bool {
+		return !slices.ContainsFunc(t.Expressions, func(e Expression) bool {
+			value, there := labels[e.Key]
+			return !there || !slices.Contains(e.Values, value)
+		})
+	})
 }
 
 // A node is taken exactly if it has one of the keys and the platform.
@@ -67,7 +78,7 @@ func TestAffinityTakesNodesThatCanStartIt(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if a.Takes(c.node) != c.want {
+		if takes(a, c.node) != c.want {
 			t.Errorf("case %d: slots %.6v on %s, node %v: wants %v", i, c.slots, c.platform, c.node, c.want)
 		}
 	}
@@ -152,6 +163,22 @@ func TestLabelValues(t *testing.T) {
 	} {
 		if got := labelValue(text); got != want || !labelText.MatchString(got) {
 			t.Errorf("%q: %q, wants %q", text, got, want)
+		}
+	}
+}
+
+// The page for administrators has every name.
+func TestPageHasTheNames(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../docs/node-agent.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{
+		LabelSE, LabelPlatform, LabelVersion, LabelHostKey + "…", ResourceGuest, RuntimeClass, RuntimeType, ConditionVerified, AnnotationIdentity, AnnotationImageID,
+	} {
+		if !strings.Contains(string(text), "`"+name+"`") {
+			t.Errorf("docs/node-agent.md does not name %s", name)
 		}
 	}
 }

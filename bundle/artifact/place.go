@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/content/oci"
 	"oras.land/oras-go/v2/errdef"
 	"oras.land/oras-go/v2/registry"
@@ -33,11 +33,17 @@ type Access struct {
 // Place is where a bundle is or goes: a repository of a registry, an OCI layout
 // folder or a tar archive of one.
 type Place struct {
-	target  oras.Target // nil for a layout or archive that Push makes
+	target  target // nil for a layout or archive that Push makes
 	ref     string      // tag or digest
 	name    string      // as the caller wrote it
 	dir     string      // of a layout
 	archive string      // file of an archive
+}
+
+// target is what a registry's repository and an OCI layout have in common.
+type target interface {
+	content.Storage
+	content.TagResolver
 }
 
 // ErrReference says that a reference has no form that is known.

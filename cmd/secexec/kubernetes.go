@@ -78,7 +78,7 @@ no files, processes or network of its node.`,
 	f.IntVar(&o.MemoryMiB, "memory", 0, "guest memory, `MIB` (default: the bundle's)")
 	f.StringVar(&o.Restart, "restart", "", "restart `POLICY` of a Pod: Always, OnFailure or Never (default: the cluster's, Always)")
 	f.StringArrayVar(&disks, "disk", nil, "attach the raw block volume of a claim, `SERIAL=CLAIM` (repeatable)")
-	f.StringVar(&o.Platform, "platform", kubernetes.PlatformSE, "`se`, or emulated, which protects nothing")
+	f.StringVar(&o.Platform, "platform", kubernetes.PlatformSE, "`PLATFORM` of its nodes: se, or emulated, which protects nothing")
 	f.StringVar(&o.RuntimeClass, "runtime-class", kubernetes.RuntimeClass, "`NAME` of the RuntimeClass")
 	return cmd
 }

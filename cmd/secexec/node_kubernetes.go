@@ -13,6 +13,7 @@ import (
 
 	"github.com/secexec/secexec/hostagent/client"
 	"github.com/secexec/secexec/hostagent/journal"
+	"github.com/secexec/secexec/hostagent/metrics"
 	"github.com/secexec/secexec/kubernetes"
 	"github.com/secexec/secexec/kubernetes/agent"
 	"github.com/secexec/secexec/kubernetes/deviceplugin"
@@ -24,6 +25,8 @@ type kubernetesFlags struct {
 	server, ca, tokenFile string
 	places                agent.Places
 	every                 time.Duration
+	metrics               string
+	metricsRemote         bool
 }
 
 func newNodeKubernetes() *cobra.Command {
@@ -48,6 +51,11 @@ keys are left alone where the node's kernel does not tell its keys.`,
 			if err != nil {
 				return err
 			}
+			stop, err := flags.serveMetrics(cmd.Context(), a)
+			if err != nil {
+				return err
+			}
+			defer stop()
 			a.Log.Info("node agent runs", "node", a.Node, "server", a.Server.URL, "hostagent", hostagent.socket, "version", buildVersion())
 			a.Run(cmd.Context())
 			a.Log.Info("node agent ends; the node's labels stay", "node", a.Node)
@@ -63,8 +71,37 @@ keys are left alone where the node's kernel does not tell its keys.`,
 	f.IntVar(&flags.places.MemoryMiB, "slot-memory", agent.DefaultPlaceMemory, "memory that a place stands for, `MIB`")
 	f.StringVar(&flags.plugins, "device-plugins", deviceplugin.Dir, "kubelet's `FOLDER` of device plugins")
 	f.DurationVar(&flags.every, "interval", agent.DefaultEvery, "how often the node is looked at; guests that change are seen at once")
+	f.StringVar(&flags.metrics, "metrics", "", "`ADDRESS` where Prometheus scrapes: unix:/PATH or IP:PORT (default: nowhere)")
+	f.BoolVar(&flags.metricsRemote, "metrics-remote", false, "let --metrics be reached from elsewhere; nobody is asked who they are")
 	hostagent.add(cmd)
 	return cmd
+}
+
+// serveMetrics shows the agent's metrics; the function it returns ends that.
+func (f *kubernetesFlags) serveMetrics(ctx context.Context, a *agent.Agent) (stop func(), err error) {
+	network, address, err := metrics.Address(f.metrics, f.metricsRemote)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	if network == "" {
+		return func() {}, nil
+	}
+	l, err := metrics.Listen(network, address, -1)
+	if err != nil {
+		return nil, err
+	}
+	registry := new(metrics.Registry)
+	a.Measure(registry)
+	ctx, cancel := context.WithCancel(ctx)
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		registry.Serve(ctx, l)
+	}()
+	return func() {
+		cancel()
+		<-served
+	}, nil
 }
 
 // agent makes the agent of what was typed and what a pod finds.

@@ -23,33 +23,42 @@ type hostKey struct {
 // label is the key of the label that a node with this host key has.
 func (k hostKey) label() string { return labelHostKey + k.hash[:40] }
 
-// newOwner makes a sealed bundle and as many host keys.
-func newOwner(t *testing.T, keys int) *owner {
+// newOwner makes a sealed bundle with a key slot for the first of these host key
+// documents; manifest takes the others by their places in the list.
+func newOwner(t *testing.T, documents []string) *owner {
 	t.Helper()
 	o := &owner{dir: t.TempDir(), secexec: ours(t, "secexec")}
-	kernel := filepath.Join(cache(), "kernel")
-	root := filepath.Join(cache(), "roots", "tiny.tar")
+	kernel, root := kernelAndRoot()
 	for _, path := range []string{kernel, root} {
 		if _, err := os.Stat(path); err != nil {
 			t.Skipf("no %s: run cross/setup.sh (make test-kube)", path)
 		}
 	}
-	hash := []string{"hostkey", "hash"}
-	for i := range keys {
-		o.keys = append(o.keys, hostKey{document: hostKeyDocument(t, o.dir, name("machine", i))})
-		hash = append(hash, o.keys[i].document)
-	}
-	lines := strings.Split(strings.TrimSpace(run(t, o.secexec, hash...)), "\n")
-	if len(lines) != keys {
-		t.Fatalf("%d hashes of %d host keys", len(lines), keys)
+	lines := strings.Split(strings.TrimSpace(run(t, o.secexec, append([]string{"hostkey", "hash"}, documents...)...)), "\n")
+	if len(lines) != len(documents) {
+		t.Fatalf("%d hashes of %d host keys", len(lines), len(documents))
 	}
 	for i, line := range lines {
-		o.keys[i].hash, _, _ = strings.Cut(line, " ")
+		hash, _, _ := strings.Cut(line, " ")
+		o.keys = append(o.keys, hostKey{documents[i], hash})
 	}
+	o.build(t, documents[0])
+	return o
+}
+
+// build seals the workload for a host, anew if there is a bundle: then the image
+// is another one.
+func (o *owner) build(t *testing.T, document string) {
+	t.Helper()
+	kernel, root := kernelAndRoot()
 	run(t, o.secexec, "build", "--root", root, "--kernel", filepath.Join(kernel, "vmlinuz"), "--modules", filepath.Join(kernel, "modules"),
 		"--guest-dir", filepath.Join(repository(), "build", "s390x"), "--memory", "256", "--name", "fleet",
-		"-k", o.keys[0].document, "--no-verify", "-o", o.bundle(), "--secrets", filepath.Join(o.dir, "secrets"))
-	return o
+		"-k", document, "--no-verify", "-o", o.bundle(), "--secrets", filepath.Join(o.dir, "secrets"), "--update")
+}
+
+// kernelAndRoot are what cross/setup.sh fetched.
+func kernelAndRoot() (kernel, root string) {
+	return filepath.Join(cache(), "kernel"), filepath.Join(cache(), "roots", "tiny.tar")
 }
 
 func (o *owner) bundle() string { return filepath.Join(o.dir, "bundle") }

@@ -24,6 +24,8 @@ const (
 	labelPlatform = "secexec.dev/platform"
 	labelHostKey  = "secexec.dev/hostkey-"
 	resourceGuest = corev1.ResourceName("secexec.dev/guest")
+
+	conditionVerified = corev1.PodConditionType("secexec.dev/verified")
 )
 
 // The fleet.

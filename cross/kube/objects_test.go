@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -16,6 +18,8 @@ import (
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/restmapper"
+	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/kyaml/filesys"
 )
 
 // objects reads a stream of manifests.
@@ -92,4 +96,49 @@ func (c *cluster) create(ctx context.Context, o *unstructured.Unstructured, dryR
 		options.DryRun = []string{metav1.DryRunAll}
 	}
 	return resource.Create(ctx, o, options)
+}
+
+// kustomize builds a folder of packaging/kubernetes as `kubectl kustomize` does.
+func kustomize(t *testing.T, folder string) []*unstructured.Unstructured {
+	t.Helper()
+	path := filepath.Join(repository(), "packaging", "kubernetes", folder)
+	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), path)
+	if err != nil {
+		t.Fatalf("kustomize %s: %v", folder, err)
+	}
+	text, err := built.AsYaml()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := objects(t, string(text))
+	if len(all) == 0 {
+		t.Fatalf("kustomize %s: nothing", folder)
+	}
+	return all
+}
+
+// account is the node agent's, as its DaemonSet says.
+type account struct {
+	namespace, name string
+	template        corev1.PodTemplateSpec
+}
+
+// install creates all that a folder of packaging/kubernetes describes, and returns
+// the node agent's account.
+func (c *cluster) install(t *testing.T, folder string) *account {
+	t.Helper()
+	var found *account
+	for _, o := range kustomize(t, folder) {
+		if _, err := c.create(t.Context(), o, false); err != nil {
+			t.Fatalf("create %s %s: %v", o.GetKind(), o.GetName(), err)
+		}
+		if o.GetKind() == "DaemonSet" {
+			set := typed[appsv1.DaemonSet](t, o)
+			found = &account{set.Namespace, set.Spec.Template.Spec.ServiceAccountName, set.Spec.Template}
+		}
+	}
+	if found == nil {
+		t.Fatalf("no DaemonSet in %s", folder)
+	}
+	return found
 }

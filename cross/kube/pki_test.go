@@ -99,15 +99,19 @@ func (a *authority) issue(t *testing.T, name string, groups ...string) (cert, ke
 	return writePEM(t, filepath.Join(a.dir, name+".crt"), "CERTIFICATE", der), key
 }
 
-// hostKeyDocument writes a self-signed certificate with a host key's kind of key
-// (P-521), which secexec takes with --no-verify, and returns its path.
-func hostKeyDocument(t *testing.T, dir, name string) string {
+// hostKeyDocuments writes self-signed certificates with a host key's kind of key
+// (P-521), which secexec takes with --no-verify, and returns their paths.
+func hostKeyDocuments(t *testing.T, count int) []string {
 	t.Helper()
-	key := newKey(t, elliptic.P521())
-	c := template(name)
-	der, err := x509.CreateCertificate(rand.Reader, c, c, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
+	dir := t.TempDir()
+	var paths []string
+	for i := range count {
+		key, c := newKey(t, elliptic.P521()), template(name("machine", i))
+		der, err := x509.CreateCertificate(rand.Reader, c, c, &key.PublicKey, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		paths = append(paths, writePEM(t, filepath.Join(dir, c.Subject.CommonName+".crt"), "CERTIFICATE", der))
 	}
-	return writePEM(t, filepath.Join(dir, name+".crt"), "CERTIFICATE", der)
+	return paths
 }

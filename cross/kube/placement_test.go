@@ -26,7 +26,7 @@ var classes = []class{{1, 40, 10}, {3, 20, 20}, {20, 10, 40}, {slotsMost, 4, 100
 // nodes as the node agent labels them.
 func TestFleet(t *testing.T) {
 	c := newCluster(t)
-	o := newOwner(t, fleetKeys+absentKeys)
+	o := newOwner(t, hostKeyDocuments(t, fleetKeys+absentKeys))
 	f := newFleet(t, c, o.keys)
 	s := &stage{fleet: f, owner: o, slots: make(map[string][]hostKey)}
 

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -174,4 +175,23 @@ func run(t *testing.T, program string, args ...string) string {
 		t.Fatalf("%s %s: %v\n%s", program, strings.Join(args, " "), err, errs.String())
 	}
 	return string(out)
+}
+
+// processesOf returns the processes that have a folder in their arguments, but
+// not the test itself.
+func processesOf(t *testing.T, dir string) []int {
+	t.Helper()
+	all, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []int
+	for _, path := range all {
+		line, err := os.ReadFile(path) // it may have ended
+		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if err == nil && pid != os.Getpid() && strings.Contains(string(line), dir) {
+			out = append(out, pid)
+		}
+	}
+	return out
 }

@@ -98,7 +98,7 @@ Every pod that got a node is on one with Secure Execution and one of the keys th
 	for _, said := range s.said {
 		fmt.Fprintf(&b, "- %s: `%s`\n", said[0], said[1])
 	}
-	fmt.Fprintf(&b, "\nMachine: %s. %s, %s, %s, %s.\n", machine(), firstLine(t, program(t, "kube-apiserver"), "--version"),
+	fmt.Fprintf(&b, "\nMachine: %s. %s, %s, %s, %s.\n", thisMachine(), firstLine(t, program(t, "kube-apiserver"), "--version"),
 		firstLine(t, program(t, "etcd"), "--version"), runtime.Version(), firstLine(t, s.owner.secexec, "--version"))
 	if err := os.WriteFile(*resultFile, []byte(b.String()), 0o644); err != nil {
 		t.Fatal(err)
@@ -115,8 +115,8 @@ func firstLine(t *testing.T, name string, args ...string) string {
 	return line
 }
 
-// machine is what the figures were measured on.
-func machine() string {
+// thisMachine is what the figures were measured on.
+func thisMachine() string {
 	model := runtime.GOARCH
 	if f, err := os.Open("/proc/cpuinfo"); err == nil {
 		defer f.Close()

@@ -62,6 +62,7 @@ type Agent struct {
 	problem  string                // why guests can't start here, "" if they can
 	verified map[attempt]condition // pods whose guest was verified
 	told     map[string]string     // by what was tried: the last error logged
+	figures  figures
 }
 
 // attempt is one start of a pod's guest.
@@ -158,6 +159,9 @@ func (a *Agent) node(ctx context.Context) {
 		a.judged(fmt.Sprintf("hostagent does not answer: %v", err))
 	}
 	a.Plugin.Set(devices(a.places, a.facts.Usable), a.problem)
+	a.figures.answers.Store(err == nil)
+	a.figures.usable.Store(a.facts.Usable)
+	a.figures.places.Store(int64(a.places))
 	if a.facts.Platform == "" && err != nil && time.Since(a.heard) <= a.Patience {
 		return // nothing is known yet
 	}
@@ -203,6 +207,9 @@ func (a *Agent) judged(problem string) {
 
 // tell logs an error once for as long as it stays the same, and its end.
 func (a *Agent) tell(what string, err error) {
+	if err != nil && a.figures.errors != nil {
+		a.figures.errors.Inc(what)
+	}
 	switch {
 	case err != nil && err.Error() != a.told[what]:
 		a.told[what] = err.Error()
@@ -226,6 +233,7 @@ func (a *Agent) pods(ctx context.Context) (again bool) {
 	}
 	if len(pods) == 0 {
 		clear(a.verified)
+		a.count(nil)
 		return false
 	}
 	c, err := a.Dial(ctx)
@@ -238,6 +246,7 @@ func (a *Agent) pods(ctx context.Context) (again bool) {
 		return true
 	}
 	conditions := a.conditions(ctx, c, pods, guests)
+	a.count(conditions)
 	var failed error
 	for i, p := range pods {
 		if conditions[i].Status != "True" {
@@ -258,6 +267,18 @@ func (a *Agent) pods(ctx context.Context) (again bool) {
 		a.tell("set conditions of pods", failed)
 	}
 	return again
+}
+
+// count counts pods by whether they are verified.
+func (a *Agent) count(conditions []condition) {
+	n := int64(0)
+	for _, c := range conditions {
+		if c.Status == "True" {
+			n++
+		}
+	}
+	a.figures.verified.Store(n)
+	a.figures.others.Store(int64(len(conditions)) - n)
 }
 
 // conditions says what each pod's condition is, and asks guests that were not

@@ -7,9 +7,11 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/secexec/secexec/hostagent/metrics"
 	"github.com/secexec/secexec/kubernetes"
 	"github.com/secexec/secexec/kubernetes/deviceplugin/kubelettest"
 	"github.com/secexec/secexec/proto/hostagent/v1"
@@ -130,10 +132,10 @@ func TestPodBecomesReadyByItsReport(t *testing.T) {
 	web.Status.ContainerStatuses = newPod("", "containerd://"+guestID, nil).Status.ContainerStatuses
 	f.mu.Unlock()
 	eventually(t, "no guest", is("False", reasonNoGuest))
-	guest := &hostagentv1.Guest{Name: guestName, State: "starting", StartedUnixMs: 1, Identity: h.identity(), Stages: []*hostagentv1.Stage{{Name: "kernel"}}}
+	guest := &hostagentv1.Guest{Name: guestName, State: "starting", StartedUnixMs: 1, Identity: h.identity()}
 	h.change(func() { h.guests = []*hostagentv1.Guest{guest} })
 	eventually(t, "starts", is("False", reasonNotReady))
-	if c := f.condition("shop/web"); !strings.Contains(c.Message, "is starting, it came to kernel") {
+	if c := f.condition("shop/web"); !strings.Contains(c.Message, "is starting") {
 		t.Errorf("%q", c.Message)
 	}
 	h.change(func() { guest.State = "ready" })
@@ -161,6 +163,34 @@ func TestPodBecomesReadyByItsReport(t *testing.T) {
 	}
 	if c := f.condition("shop/other"); c.Status != "" {
 		t.Errorf("a pod without the gate has %v", c)
+	}
+}
+
+// Metrics are what was found.
+func TestMetrics(t *testing.T) {
+	t.Parallel()
+	h, f, s, _, dir := setUp(t)
+	f.pods["shop/web"], f.pods["shop/last"] = newPod("web", "containerd://"+guestID, nil), newPod("last", "", nil)
+	h.guests = []*hostagentv1.Guest{{Name: guestName, State: "ready", StartedUnixMs: 1, Identity: h.identity()}}
+	registry := new(metrics.Registry)
+	start(t, h, s, dir, func(a *Agent) { a.Measure(registry) })
+	has := func(lines ...string) func() bool {
+		return func() bool {
+			text := string(registry.Text())
+			return !slices.ContainsFunc(lines, func(line string) bool { return !strings.Contains(text, "\nsecexec_kubernetes_"+line) })
+		}
+	}
+	eventually(t, "all well", has("hostagent_answers 1", "kubelet_attached 1", "usable 1", "places 4", `pods{verified="true"} 1`, `pods{verified="false"} 1`))
+	h.stop()
+	eventually(t, "no hostagent", has("hostagent_answers 0", "usable 0", "places 4", `errors_total{action="ask hostagent"} `))
+	page, err := os.ReadFile("../../docs/node-agent.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range registry.Descs() {
+		if !strings.Contains(string(page), "`"+d.Name+"`") {
+			t.Errorf("docs/node-agent.md does not name %s", d.Name)
+		}
 	}
 }
 

@@ -109,12 +109,8 @@ func judge(p *pod, g *hostagentv1.Guest) *condition {
 		return not(reasonNoGuest, "hostagent has no guest for the pod's container")
 	case g.Failure != nil:
 		return not(reasonNotReady, "guest %s is %s: %s: %s: %s", g.Name, g.State, g.Failure.Code, g.Failure.Message, g.Failure.Remedy)
-	case g.State != "ready":
-		at := ""
-		if n := len(g.Stages); n > 0 {
-			at = ", it came to " + g.Stages[n-1].Name
-		}
-		return not(reasonNotReady, "guest %s is %s%s", g.Name, g.State, at)
+	case g.State != "ready": // not its stage too, each of which would be a write to the API server
+		return not(reasonNotReady, "guest %s is %s", g.Name, g.State)
 	case g.Unhealthy:
 		return not(reasonUnhealthy, "the workload of guest %s missed its watchdog's time", g.Name)
 	}

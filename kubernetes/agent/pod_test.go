@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
@@ -133,4 +134,33 @@ func TestPlaces(t *testing.T) {
 			t.Errorf("%+v: %d, wants %d", c, got, c.want)
 		}
 	}
+}
+
+// Whatever an API server answers becomes a condition of ours or nothing.
+func FuzzPod(f *testing.F) {
+	f.Add([]byte(`{}`))
+	f.Add([]byte(`{"metadata":{"annotations":{"dev.secexec.identity":"zz"}},"spec":{"readinessGates":[{"conditionType":"secexec.dev/verified"}]},"status":{"phase":"Running","containerStatuses":[{"containerID":"containerd://` + guestID + `"}],"conditions":[{"type":"secexec.dev/verified","status":"True"}]}}`))
+	f.Add([]byte(`{"status":{"containerStatuses":[{"containerID":"containerd://"},{}]}}`))
+	f.Add([]byte(`{"metadata":{"deletionTimestamp":"2026-01-01T00:00:00Z"},"status":{"containerStatuses":null}}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var p pod
+		if json.Unmarshal(text, &p) != nil {
+			return
+		}
+		_ = p.gated()
+		g := guestOf(p.container(), []*hostagentv1.Guest{{Name: guestName, State: "ready"}})
+		c := judge(&p, g)
+		if c == nil {
+			got := verify(t.Context(), &signer{err: errors.New("no")}, &p, g)
+			c = &got
+		}
+		done, _ := p.update(*c, time.Unix(0, 0))
+		if done.Type != kubernetes.ConditionVerified || done.Status != "False" || done.Reason == "" || len(done.Message) > maxMessage {
+			t.Errorf("%+v", done)
+		}
+		p.Status.Conditions = []condition{done}
+		if _, another := p.update(*c, time.Unix(1, 0)); another {
+			t.Error("it changes from one look to the next")
+		}
+	})
 }

@@ -52,13 +52,11 @@ type Plugin struct {
 	Resource string // name of the resource
 	Log      *slog.Logger
 
-	mu       sync.Mutex
-	devices  []Device
-	problem  string        // why devices are not healthy
-	changed  chan struct{} // closed when devices are others
-	attached chan struct{} // closed while kubelet holds a stream
-	detached chan struct{} // closed when the stream that kubelet held has ended
-	streams  int
+	mu      sync.Mutex
+	devices []Device
+	problem string        // why devices are not healthy
+	changed chan struct{} // closed when devices are others
+	held    bool          // kubelet holds a stream
 }
 
 // New makes a plugin without devices.
@@ -66,7 +64,7 @@ func New(dir, socket, resource string, log *slog.Logger) *Plugin {
 	if dir == "" {
 		dir = Dir
 	}
-	return &Plugin{Dir: dir, Socket: socket, Resource: resource, Log: log, changed: make(chan struct{}), attached: make(chan struct{}), detached: make(chan struct{})}
+	return &Plugin{Dir: dir, Socket: socket, Resource: resource, Log: log, changed: make(chan struct{})}
 }
 
 // Set says which devices there are, and why some are not healthy.
@@ -92,7 +90,13 @@ func (p *Plugin) list() ([]Device, <-chan struct{}) {
 func (p *Plugin) Attached() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.streams > 0
+	return p.held
+}
+
+func (p *Plugin) hold(held bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.held = held
 }
 
 // Run offers the devices until the context is done, through restarts of kubelet.
@@ -130,8 +134,8 @@ func (p *Plugin) once(ctx context.Context) (held bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("listen for kubelet: %w", err)
 	}
-	attached, detached := p.await()
-	server := &http.Server{Handler: p, Protocols: plaintext(), ReadHeaderTimeout: writeTimeout, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(p.Log.Handler(), slog.LevelDebug)}
+	session := &session{Plugin: p, begun: make(chan struct{}), ended: make(chan struct{})}
+	server := &http.Server{Handler: session, Protocols: plaintext(), ReadHeaderTimeout: writeTimeout, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(p.Log.Handler(), slog.LevelDebug)}
 	served := make(chan struct{})
 	go func() { // ends with the server, which is closed below
 		defer close(served)
@@ -147,31 +151,33 @@ func (p *Plugin) once(ctx context.Context) (held bool, err error) {
 		return false, fmt.Errorf("register %s: %w", p.Resource, err)
 	}
 	select {
-	case <-attached:
+	case <-session.begun:
 	case <-time.After(attachTimeout):
 		return false, fmt.Errorf("register %s: kubelet took the registration but asks for no devices", p.Resource)
 	case <-ctx.Done():
 		return false, nil
 	}
+	p.hold(true)
+	defer p.hold(false)
 	devices, _ := p.list()
 	p.Log.Info("kubelet knows the resource", "resource", p.Resource, "devices", len(devices))
 	select {
-	case <-detached:
+	case <-session.ended:
 	case <-ctx.Done():
 	}
 	return true, nil
 }
 
-// await begins to wait for a new stream.
-func (p *Plugin) await() (attached, detached <-chan struct{}) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.attached, p.detached, p.streams = make(chan struct{}), make(chan struct{}), 0
-	return p.attached, p.detached
+// session is what kubelet does after one registration: the DevicePlugin service,
+// until the first of its streams ends.
+type session struct {
+	*Plugin
+	begin, end   sync.Once
+	begun, ended chan struct{}
 }
 
-// ServeHTTP implements http.Handler: the DevicePlugin service.
-func (p *Plugin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// ServeHTTP implements http.Handler.
+func (s *session) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodPost || !strings.HasPrefix(r.Header.Get("Content-Type"), contentType) {
 		http.Error(w, "this is gRPC", http.StatusUnsupportedMediaType)
 		return
@@ -186,9 +192,9 @@ func (p *Plugin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "GetDevicePluginOptions": // none of them
 		_, _ = w.Write(frame(nil))
 	case "ListAndWatch":
-		p.listAndWatch(w, r)
+		s.listAndWatch(w, r)
 	case "Allocate":
-		p.allocate(w, request)
+		s.allocate(w, request)
 		return
 	default:
 		outcome(w, codeUnimplemented, "no such call: "+r.URL.Path)
@@ -198,11 +204,12 @@ func (p *Plugin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // listAndWatch sends the devices, and again whenever they are others.
-func (p *Plugin) listAndWatch(w http.ResponseWriter, r *http.Request) {
-	defer p.enter()()
+func (s *session) listAndWatch(w http.ResponseWriter, r *http.Request) {
+	s.begin.Do(func() { close(s.begun) })
+	defer s.end.Do(func() { close(s.ended) })
 	control := http.NewResponseController(w)
 	for {
-		devices, changed := p.list()
+		devices, changed := s.list()
 		_ = control.SetWriteDeadline(time.Now().Add(writeTimeout))
 		if _, err := w.Write(frame(listAndWatchResponse(devices))); err != nil || control.Flush() != nil {
 			return
@@ -212,27 +219,6 @@ func (p *Plugin) listAndWatch(w http.ResponseWriter, r *http.Request) {
 		case <-changed:
 		case <-r.Context().Done():
 			return
-		}
-	}
-}
-
-// enter counts a stream; the function that it returns ends it.
-func (p *Plugin) enter() (leave func()) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	attached, detached := p.attached, p.detached
-	if p.streams++; p.streams == 1 {
-		close(attached)
-	}
-	return func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if p.detached != detached { // a stream of a server that is closed
-			return
-		}
-		if p.streams--; p.streams == 0 {
-			close(detached)
-			p.attached, p.detached = make(chan struct{}), make(chan struct{})
 		}
 	}
 }

@@ -86,10 +86,15 @@ func TestKubeletKnowsTheDevices(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if !p.Attached() {
-		t.Error("not attached")
+	for end := time.Now().Add(time.Minute); !p.Attached(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("not attached")
+		}
 	}
 	stop()
+	if p.Attached() {
+		t.Error("attached after its end")
+	}
 	if _, err := os.Stat(filepath.Join(dir, "secexec.sock")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("its socket stays: %v", err)
 	}

@@ -59,9 +59,9 @@ type Disk struct {
 	Claim  string // name of the PersistentVolumeClaim
 }
 
-// DevicePath is where a pod's block volume is said to be, from which the shim
-// takes the disk's serial number. It is also where a guest's udev shows it.
-const DevicePath = "/dev/disk/by-id/virtio-"
+// DevicePath and a serial number are where a pod says its block volume is. The
+// shim takes the disk's serial number from it.
+const DevicePath = "/dev/"
 
 // What a pod takes beside its guest's memory, in MiB: QEMU, and under emulation
 // the code that it translates to. hostagent bounds a guest's unit by the same.
@@ -260,6 +260,7 @@ func podSpec(w Workload, o Options) (object, error) {
 		{"name", o.Name},
 		{"image", o.Image},
 		{"resources", resources(o)},
+		{"securityContext", restricted},
 	}
 	var devices, volumes list
 	for i, d := range o.Disks {
@@ -280,6 +281,15 @@ func podSpec(w Workload, o Options) (object, error) {
 	spec.set("containers", list{container})
 	spec.set("volumes", volumes)
 	return spec, nil
+}
+
+// restricted is what a namespace of the Pod Security Standard of this name wants
+// to read. Nothing of a guest runs on its node, so nothing is taken from it.
+var restricted = object{
+	{"allowPrivilegeEscalation", false},
+	{"capabilities", object{{"drop", list{"ALL"}}}},
+	{"runAsNonRoot", true},
+	{"seccompProfile", object{{"type", "RuntimeDefault"}}},
 }
 
 // resources are the guest's memory and CPUs, and its place on the node. What is
