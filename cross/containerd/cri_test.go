@@ -36,6 +36,9 @@ func TestPod(t *testing.T) {
 	if err != nil || len(guests) != 1 || guests[0].MemoryMib != 256 || guests[0].Cpus != 1 || guests[0].Resources.GetCpuPercent() != 100 || guests[0].Resources.GetCpuWeight() != 39 {
 		t.Errorf("guests %v, %v", guests, err)
 	}
+	if n := guests[0].Networks; len(n) != 1 || n[0].Kind != "handed" || n[0].Mac == "" {
+		t.Errorf("its networks: %v, wants the pod's", n)
+	}
 	if got := k.status(id); got.State != cri.ContainerState_CONTAINER_RUNNING {
 		t.Errorf("status %v", got)
 	}

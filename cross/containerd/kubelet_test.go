@@ -37,7 +37,7 @@ const criConfig = `
 `
 
 const cniConfig = `{"cniVersion": "0.4.0", "name": "pods", "plugins": [
-  {"type": "ptp", "ipMasq": false, "ipam": {"type": "host-local", "dataDir": "DIR/ipam", "ranges": [[{"subnet": "10.171.83.0/24"}]]}}
+  {"type": "ptp", "ipMasq": false, "ipam": {"type": "host-local", "dataDir": "DIR/ipam", "ranges": [[{"subnet": "10.171.83.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}}
 ]}
 `
 
@@ -48,7 +48,7 @@ var noPods = sync.OnceValue(func() string {
 			return "no CNI plugins in /usr/lib/cni: run cross/setup.sh"
 		}
 	}
-	for _, args := range []string{"link add secexec-probe0 type veth peer name secexec-probe1", "link delete secexec-probe0"} {
+	for _, args := range []string{"link add secexec-probe0 type veth peer name secexec-probe1", "link delete secexec-probe0", "tuntap add secexec-probe2 mode tap", "link delete secexec-probe2"} {
 		if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
 			return fmt.Sprintf("pods can't have networks here: ip %s: %v: %s", args, err, out)
 		}

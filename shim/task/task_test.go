@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -24,6 +25,7 @@ import (
 	"github.com/secexec/secexec/proto/hostagent/v1"
 	"github.com/secexec/secexec/shim/event"
 	"github.com/secexec/secexec/shim/ledger"
+	"github.com/secexec/secexec/shim/pod"
 )
 
 // node is a hostagent that has guests of a test's making.
@@ -307,7 +309,32 @@ func (b *bench) empty() {
 	}
 }
 
-const alone = `{"ociVersion":"1.0.2"}`
+// Tasks' config.json, as containerd 1.6 writes them, but without a path to a
+// network.
+var (
+	alone     = config("ctr-plain")
+	sandbox   = config("pod-sandbox")
+	container = config("pod")
+)
+
+var netnsPath = regexp.MustCompile(`("type":"network"),"path":"[^"]*"`)
+
+func config(name string) string {
+	text, err := os.ReadFile("../pod/testdata/containerd-1.6/" + name + ".json")
+	if err != nil {
+		panic(err)
+	}
+	return netnsPath.ReplaceAllString(string(text), "$1")
+}
+
+// podID is the sandbox's.
+var podID = func() string {
+	want, err := pod.Read([]byte(sandbox))
+	if err != nil {
+		panic(err)
+	}
+	return want.Sandbox
+}()
 
 func wants(t *testing.T, err error, code codes.Code, words string) {
 	t.Helper()
@@ -431,7 +458,14 @@ func TestRefusals(t *testing.T) {
 func TestNeverStarted(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	b.must(b.create("a", alone), b.signal("a", syscall.SIGKILL))
+	b.must(b.create("a", alone))
+	if state, err := b.State(t.Context(), &tasks.StateRequest{ID: "a"}); err != nil || state.Pid != 0 || state.Status != tasktypes.Status_CREATED {
+		t.Errorf("created: %v %v", state, err)
+	}
+	if pids, err := b.Pids(t.Context(), &tasks.PidsRequest{ID: "a"}); err != nil || len(pids.Processes) != 1 || pids.Processes[0].Pid != self() {
+		t.Errorf("created: %v %v", pids, err)
+	}
+	b.must(b.signal("a", syscall.SIGKILL))
 	if s := b.status("a"); s != 137 {
 		t.Errorf("status %d", s)
 	}
@@ -447,10 +481,9 @@ func TestNeverStarted(t *testing.T) {
 // A pod has a sandbox, which is no guest, and one guest at a time.
 func TestPod(t *testing.T) {
 	t.Parallel()
-	const sandbox = `{"annotations":{"io.kubernetes.cri.container-type":"sandbox","io.kubernetes.cri.sandbox-id":"pod"}}`
-	const container = `{"annotations":{"io.kubernetes.cri.container-type":"container","io.kubernetes.cri.sandbox-id":"pod"}}`
 	b := newBench(t)
-	b.must(b.create("pod", sandbox), b.start("pod"), b.create("one", container), b.start("one"))
+	wants(t, b.create("one", container), codes.FailedPrecondition, "has no sandbox any more")
+	b.must(b.create(podID, sandbox), b.start(podID), b.create("one", container), b.start("one"))
 	wants(t, b.create("two", container), codes.FailedPrecondition, "a pod holds one sealed guest, and this one has it already in container one")
 	_, err := b.Shutdown(t.Context(), &tasks.ShutdownRequest{})
 	if err != nil || b.quits != 0 {
@@ -461,15 +494,18 @@ func TestPod(t *testing.T) {
 	b.must(b.create("two", container)) // it is started again, say
 	b.remove("one")
 	b.remove("two")
-	stats, err := b.Stats(t.Context(), &tasks.StatsRequest{ID: "pod"})
+	stats, err := b.Stats(t.Context(), &tasks.StatsRequest{ID: podID})
 	if err != nil || stats.Stats.TypeUrl != "io.containerd.cgroups.v2.Metrics" {
 		t.Errorf("stats %v %v", stats, err)
 	}
-	b.must(b.signal("pod", syscall.SIGTERM))
-	if s := b.status("pod"); s != 0 {
+	if state, err := b.State(t.Context(), &tasks.StateRequest{ID: podID}); err != nil || state.Pid != self() {
+		t.Errorf("sandbox: %v %v", state, err)
+	}
+	b.must(b.signal(podID, syscall.SIGTERM))
+	if s := b.status(podID); s != 0 {
 		t.Errorf("status %d", s)
 	}
-	b.remove("pod")
+	b.remove(podID)
 	b.empty()
 	if _, err := b.Shutdown(t.Context(), &tasks.ShutdownRequest{}); err != nil || b.quits != 1 {
 		t.Errorf("without tasks it does not end: %v", err)
