@@ -16,7 +16,7 @@ import (
 // real guest's report and not without it.
 func TestAgents(t *testing.T) {
 	c := newCluster(t)
-	s := &site{fleet: &fleet{cluster: c}}
+	s := &site{fleet: follow(t, c)}
 	account := c.install(t, "emulated")
 	var documents, hosts []string
 	for i := range 4 {
