@@ -24,11 +24,13 @@ help: ## list the targets
 setup: ## install and fetch what tests and demo need (root, network; once)
 	@cross/setup.sh
 
-build: build/native build/s390x ## build secexec and hostagent, and the guest's s390x programs
+build: build/native build/s390x ## build secexec, hostagent and containerd's shim, and the guest's s390x programs
 build/native:
 	@$(GOBUILD) -o build/ ./cmd/secexec ./hostagent
+	@$(GOBUILD) -o build/containerd-shim-secexec-v2 ./shim
 build/s390x:
 	@GOARCH=s390x $(GOBUILD) -o build/s390x/ ./guestinit ./guestagent ./hostagent
+	@GOARCH=s390x $(GOBUILD) -o build/s390x/containerd-shim-secexec-v2 ./shim
 
 packages: ## build the Debian and RPM packages, to build/packages
 	@cross/setup.sh packages

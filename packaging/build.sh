@@ -103,6 +103,7 @@ stage() {
 		put 644 "$root/usr/lib/systemd/catalog/" systemd/*.catalog
 		put 644 "$root/usr/lib/sysusers.d/$package.conf" "systemd/$package.sysusers.conf"
 		put 644 "$root/usr/lib/tmpfiles.d/$package.conf" "systemd/$package.tmpfiles.conf"
+		put 644 "$root/usr/lib/modules-load.d/$package.conf" "systemd/$package.modules-load.conf"
 		put 644 "$root/etc/secexec/" "$work/node/hostagent.yaml"
 		put 644 "$root/etc/apparmor.d/" packaging/apparmor/secexec-qemu
 		put 644 "$root/usr/share/man/man5/" "$work/node/hostagent.yaml.5"

@@ -260,6 +260,7 @@ func podSpec(w Workload, o Options) (object, error) {
 		{"name", o.Name},
 		{"image", o.Image},
 		{"resources", resources(o)},
+		{"securityContext", restricted},
 	}
 	var devices, volumes list
 	for i, d := range o.Disks {
@@ -280,6 +281,15 @@ func podSpec(w Workload, o Options) (object, error) {
 	spec.set("containers", list{container})
 	spec.set("volumes", volumes)
 	return spec, nil
+}
+
+// restricted is what a namespace of the Pod Security Standard of this name wants
+// to read. Nothing of a guest runs on its node, so nothing is taken from it.
+var restricted = object{
+	{"allowPrivilegeEscalation", false},
+	{"capabilities", object{{"drop", list{"ALL"}}}},
+	{"runAsNonRoot", true},
+	{"seccompProfile", object{{"type", "RuntimeDefault"}}},
 }
 
 // resources are the guest's memory and CPUs, and its place on the node. What is
