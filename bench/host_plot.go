@@ -23,7 +23,7 @@ func drawBars(title string, bars []bar) []byte {
 		length := min(b.ratio, maxRatio) * unit
 		text(&out, labels-8, y+13, "end", b.name)
 		fmt.Fprintf(&out, `<rect x="%d" y="%d" width="%.1f" height="%d" fill="%s"/>`+"\n", labels, y+2, length, rowHeight-4, colours["secexec"])
-		text(&out, labels+int(length)+6, y+13, "start", fmt.Sprintf("%.1f", b.ratio))
+		text(&out, labels+int(length)+6, y+13, "start", fmt.Sprintf("%.2f", b.ratio))
 	}
 	fmt.Fprintf(&out, `<line x1="%d" y1="24" x2="%d" y2="%d" stroke="#d29922"/>`+"\n</svg>\n", labels+unit, labels+unit, height-6)
 	return out.Bytes()

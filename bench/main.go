@@ -67,11 +67,7 @@ func main() {
 		}
 		exit(report(*out, filepath.Base(os.Args[0]), groups))
 	case "guest":
-		cases, err := guests(ctx, &o, *list)
-		if err != nil {
-			exit(err)
-		}
-		exit(guestReport(*out, *programs, cases))
+		exit(guests(ctx, &o, *list, func(cases []*guestCase) error { return guestReport(*out, *programs, cases) }))
 	case "host":
 		all, floor, listed, err := host(ctx, &o)
 		if err != nil {

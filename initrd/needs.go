@@ -26,7 +26,6 @@ func (w Wanted) String() string {
 type Needs struct {
 	Block       bool     // virtio-blk disks
 	SCSI        bool     // virtio-scsi disks
-	MaybeSCSI   bool     // the same, with a kernel that has a driver
 	Net         bool     // virtio-net
 	Console     bool     // virtio-console: its ports, such as the readiness port
 	Vsock       bool     // virtio-vsock, with a kernel that has it
@@ -61,7 +60,6 @@ func (n Needs) Modules() ([]Wanted, error) {
 	}
 	add(n.Block, "virtio-blk disks", "virtio_blk")
 	add(n.SCSI, "virtio-scsi disks", "virtio_scsi", "sd_mod")
-	add(n.MaybeSCSI && !n.SCSI, "virtio-scsi disks", "?virtio_scsi", "?sd_mod")
 	add(n.Console, "virtio-console", "virtio_console")
 	add(n.Vsock, "virtio-vsock", "?vmw_vsock_virtio_transport")
 	add(n.Net, "virtio-net", "virtio_net")

@@ -16,8 +16,6 @@ func TestNeeds(t *testing.T) {
 		"nothing":         {Needs{}, "", nil},
 		"encrypted root":  {Needs{Block: true, Crypt: true, FileSystems: []string{"ext4"}}, "virtio_blk aes_s390? xts dm-crypt ext4", nil},
 		"scsi":            {Needs{SCSI: true}, "virtio_scsi sd_mod", nil},
-		"perhaps scsi":    {Needs{MaybeSCSI: true}, "virtio_scsi? sd_mod?", nil},
-		"scsi for sure":   {Needs{SCSI: true, MaybeSCSI: true}, "virtio_scsi sd_mod", nil},
 		"ports and nets":  {Needs{Console: true, Vsock: true, Net: true}, "virtio_console vmw_vsock_virtio_transport? virtio_net", nil},
 		"verity":          {Needs{Verity: true, FileSystems: []string{"overlay", "erofs"}}, "sha256_s390? dm-verity erofs overlay", nil},
 		"integrity":       {Needs{Integrity: true, FileSystems: []string{"xfs"}}, "sha256_s390? hmac authenc dm-integrity xfs", nil},

@@ -19,11 +19,9 @@ import (
 // keys in plain text.
 func packInitrd(ctx context.Context, p *Plan, found *prepared, record *sealed.Record, disks []*disk, in *outfile.Dir) (*os.File, error) {
 	needs := initrd.Needs{
-		Block: true, Net: true, Console: true, Crypt: true, FileSystems: p.fileSystems(disks),
+		Block: true, Console: true, Crypt: true, FileSystems: p.fileSystems(disks),
 		Integrity: p.has(sealed.Integrity), Verity: p.has(sealed.Verity),
-		// Who runs the guest chooses its disks' bus; a bootable disk's may be the
-		// only one.
-		SCSI: p.BootableDisk != "", MaybeSCSI: true,
+		SCSI: p.Devices.SCSI || p.BootableDisk != "", Net: p.hasNetwork(found.workload),
 		Vsock: record.Channel != nil,
 	}
 	want, err := needs.Modules()

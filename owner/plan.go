@@ -32,6 +32,7 @@ type Plan struct {
 	Workload   *Workload    // to run instead of an init, nil: none
 	Ready      sealed.Ready // when the guest counts as ready
 	Channel    Channel
+	Devices    Devices
 	MemoryMiB  int
 	AllowDump  bool                // the provider may make dumps, which only CommKeyFile opens
 	Hardening  sealed.Hardening    // sysctls in any order
@@ -91,11 +92,14 @@ const DefaultStopSignal = 38
 //     of it to errors and the workload's own words.
 //   - panic=0 stops the CPUs, which QEMU reports as a guest panic and ends; a
 //     number would let a panicking guest boot again and again.
+//   - cryptomgr.notests spares the kernel the known-answer tests of every cipher
+//     that it registers, a third of a start (docs/hardening.md). With fips=1 the
+//     kernel tests all the same.
 //   - swiotlb is the bounce buffer through which all virtio data passes, counted
 //     in slabs of 2 KiB (kernel-parameters.txt): 32 MiB and 16 MiB per device.
 func DefaultCmdline(devices int) string {
 	const slab = 2 << 10
-	return fmt.Sprintf("console=ttysclp0 quiet panic=0 swiotlb=%d", (32+16*devices)<<20/slab)
+	return fmt.Sprintf("console=ttysclp0 quiet panic=0 cryptomgr.notests swiotlb=%d", (32+16*devices)<<20/slab)
 }
 
 // devices is how many virtio devices the guest has: its disks, readiness port
@@ -160,6 +164,9 @@ func (p *Plan) open(ctx context.Context) (_ *prepared, err error) {
 		return nil, err
 	}
 	if err := p.Channel.check(); err != nil {
+		return nil, err
+	}
+	if err := p.Devices.check(work); err != nil {
 		return nil, err
 	}
 	found := &prepared{cmdline: p.Cmdline, workload: work}

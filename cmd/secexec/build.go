@@ -82,7 +82,7 @@ keys in the folder previous.`,
 	f.BoolVar(&printSchema, "print-schema", false, "print the JSON schema of the build file")
 	groupFlags(cmd, nil,
 		flagGroup{"What to build", []string{"file", "name", "from-image", "root", "partition", "root-size", "read-only", "grow", "root-mode", "root-file-system", "overlay", "overlay-size", "overlay-mode", "overlay-key", "volume", "swap-size", "kernel", "modules", "kernel-release", "module-signatures", "guest-dir", "tls-verify"}},
-		flagGroup{"How the guest runs", []string{"memory", "cmdline", "parmfile", "init", "stop-signal", "ready", "enable-dump"}},
+		flagGroup{"How the guest runs", []string{"memory", "scsi", "no-network", "cmdline", "parmfile", "init", "stop-signal", "ready", "enable-dump"}},
 		flagGroup{"The program of a root without an init", []string{"entrypoint", "command", "env", "user", "workdir", "cap-add", "cap-drop", "no-new-privileges", "stop-timeout", "restart", "max-restarts", "restart-window", "hostname", "network", "address", "gateway", "dns", "dns-search", "mtu"}},
 		flagGroup{"The owner's channel", []string{"secret", "channel-exec", "channel-client", "no-channel"}},
 		flagGroup{"Hardening", []string{"lockdown", "lock-modules", "hide-pids", "sysctl"}},
@@ -169,7 +169,8 @@ func planOf(cmd *cobra.Command, f *buildfile.File) (*owner.Plan, error) {
 		Strip: f.Signatures == "strip", Cmdline: f.Cmdline,
 		Root: root, SwapSize: int64(f.Swap.Size),
 		Init: f.Init, StopSignal: uint8(f.StopSignal), Ready: readyAt[f.Ready], MemoryMiB: f.MemoryMiB, AllowDump: f.EnableDump, Hardening: hardening,
-		Hosts: docs, GuestDir: guestDir, Bundle: string(f.Output), Secrets: string(f.Secrets), BootableDisk: string(f.BootableDisk),
+		Devices: owner.Devices(f.Devices),
+		Hosts:   docs, GuestDir: guestDir, Bundle: string(f.Output), Secrets: string(f.Secrets), BootableDisk: string(f.BootableDisk),
 		Warn: func(text string) { fmt.Fprintln(cmd.ErrOrStderr(), "warning:", text) },
 	}
 	if plan.Overlay, err = owner.ParseOverlay(f.Root.Overlay, int64(f.Root.OverlaySize), f.Root.OverlayMode, f.Root.OverlayKey, root.Mode); err != nil {

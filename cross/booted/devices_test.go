@@ -11,16 +11,26 @@ import (
 	"testing"
 
 	"github.com/secexec/secexec/hostagent/qemu"
+	"github.com/secexec/secexec/owner"
 )
 
 // What an operator attaches is there in the guest, as it was asked for, and the
 // same after another start.
 func TestAttachedDevices(t *testing.T) {
 	t.Parallel()
-	bundle := small(t)
+	small(t)
 	if _, err := exec.LookPath("qemu-img"); err != nil {
 		t.Skipf("%v: Debian package qemu-utils", err)
 	}
+	p, err := plan("scsi", filepath.Join(lab.dir, "small-root"), "host-a", 256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Devices.SCSI = true
+	if _, err := owner.Build(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	bundle := p.Bundle
 	n := newNode(t)
 	mark := func(name string) []byte { return append([]byte("mark of "+name), make([]byte, 4<<20-8-len(name))...) }
 	for _, name := range []string{"raw", "ro", "thin"} {

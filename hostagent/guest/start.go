@@ -144,7 +144,7 @@ func (l *life) start(ctx context.Context) error {
 // launchQEMU starts QEMU with all that it needs opened already.
 func (l *life) launchQEMU(ctx context.Context, rec *store.Guest, cfg *qemu.Config) (launch.Process, error) {
 	l.openVsock(cfg)
-	files, err := qemu.Open(cfg)
+	files, err := qemu.Open(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}

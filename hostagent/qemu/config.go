@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/secexec/secexec/form"
 )
@@ -72,6 +73,8 @@ type Config struct {
 	fds     map[string]int // descriptors of paths, after Open
 	sets    []int          // those of them that QEMU finds through a descriptor set
 	vhostFD int            // Vhost's
+
+	letter int // descriptor of the connection with the guest's network description, after Open; 0: there is none
 }
 
 // ErrConfig is wrapped by every error about a Config.
@@ -90,7 +93,9 @@ const maxCPU = 1024
 // maxSocketPath is sun_path's room less its NUL.
 const maxSocketPath = 107
 
-var cpuForm = regexp.MustCompile(`^[a-z0-9][a-zA-Z0-9._-]*(,[a-z0-9-]+=(on|off))*$`)
+var cpuForm = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[a-z0-9][a-zA-Z0-9._-]*(,[a-z0-9-]+=(on|off))*$`)
+})
 
 // Check reports the first value that QEMU could not run with or could
 // misunderstand.
@@ -110,7 +115,7 @@ func (c *Config) Check() error {
 		return invalid("accelerator %q is neither kvm nor tcg", c.Accel)
 	case c.Accel == "tcg" && c.Confidential:
 		return invalid("an s390-pv-guest needs kvm")
-	case len(c.CPU) > maxCPU || !cpuForm.MatchString(c.CPU):
+	case len(c.CPU) > maxCPU || !cpuForm().MatchString(c.CPU):
 		return invalid("CPU model %q", c.CPU)
 	case c.QMPSocket == "":
 		return invalid("no QMP socket: nothing could start or stop the guest")

@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -17,12 +18,13 @@ const backlog = 4
 // the process has them. Sockets are bound and listen; the memory file is made.
 //
 // Disks are looked at as they were opened ([Disk.CheckImage]): what a path leads
-// to may have changed since. The queues of tap interfaces come next, the vsock
-// device last; an error closes that, too.
+// to may have changed since. The queues of tap interfaces come next, those too that
+// other programs hand over (ctx bounds the wait for them), the vsock device last; an
+// error closes that, too.
 //
 // Each call opens anew: an image's lock belongs to the opening, not to the
 // process.
-func Open(c *Config) (files []*os.File, err error) {
+func Open(ctx context.Context, c *Config) (files []*os.File, err error) {
 	defer func() {
 		if err != nil {
 			Close(files)
@@ -52,7 +54,7 @@ func Open(c *Config) (files []*os.File, err error) {
 			}
 		}
 	}
-	taps, err := openNets(c, FirstFD+len(files))
+	taps, err := openNets(ctx, c, FirstFD+len(files))
 	if err != nil {
 		return files, err
 	}

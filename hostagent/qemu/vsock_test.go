@@ -116,7 +116,7 @@ func TestPremiseVsock(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Vhost, c.CID = null, firstCID
-	files, err := Open(c)
+	files, err := Open(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +153,7 @@ func TestOpenClosesVsock(t *testing.T) {
 		defer r.Close()
 		c.Vhost, c.CID = w, firstCID
 		spoil(c)
-		if _, err := Open(c); err == nil {
+		if _, err := Open(t.Context(), c); err == nil {
 			t.Errorf("%s: opened", name)
 		}
 		if _, err := w.Write([]byte{1}); !errors.Is(err, os.ErrClosed) {

@@ -96,8 +96,9 @@ type Restart struct {
 
 // Network is a virtio-net device of a guest.
 type Network struct {
-	Kind   string `json:"kind"` // user, tap
+	Kind   string `json:"kind"` // user, tap, handed
 	Tap    string `json:"tap,omitempty"`
+	Socket string `json:"socket,omitempty"` // for kind handed
 	MAC    string `json:"mac"`
 	Queues uint32 `json:"queues,omitempty"` // pairs, 0: 1
 

@@ -53,6 +53,7 @@ type File struct {
 	Workload      Workload  `yaml:"workload,omitempty" doc:"The root's one program, which guestinit runs instead of handing over to an init."`
 	Ready         string    `yaml:"ready,omitempty" enum:"handover notify" doc:"When the guest counts as ready: as soon as its workload runs, or when that says READY=1 (sd_notify); default: handover."`
 	Channel       Channel   `yaml:"channel,omitempty" doc:"The owner's own channel into the guest."`
+	Devices       Devices   `yaml:"devices,omitempty" doc:"Kinds of devices that the guest has drivers for; each costs time at every start."`
 	MemoryMiB     int       `yaml:"memory_mib,omitempty" doc:"Guest memory in MiB; default: 1024." min:"64" max:"4194304"`
 	EnableDump    bool      `yaml:"enable_dump,omitempty" doc:"Let the provider make dumps of the guest, encrypted so that only cck.key of the secrets opens them; default: false."`
 	Hardening     Hardening `yaml:"hardening,omitempty" doc:"What the guest's kernel is closed to, beyond what it always is."`
@@ -97,6 +98,12 @@ type Volume struct {
 // Swap is swap space.
 type Swap struct {
 	Size Size `yaml:"size,omitempty" doc:"Its size, such as 1G."`
+}
+
+// Devices are kinds of devices.
+type Devices struct {
+	SCSI      bool `yaml:"scsi,omitempty" doc:"Disks on virtio-scsi; default: false, but for a bootable disk."`
+	NoNetwork bool `yaml:"no_network,omitempty" doc:"No network device, in a root with an init of its own; a workload has network.mode none; default: false."`
 }
 
 // Hardening is what is closed in the guest beyond what guestinit always closes.
