@@ -55,7 +55,7 @@ type FileSystem struct {
 	Size      int64  // bytes, 0: content and head-room
 	FSType    string // of a file system that is made: ext4, which "" is too, or erofs
 	ReadOnly  bool
-	Grow      bool        // at boot, to the end of a disk that was made larger; ext4 only
+	Grow      bool        // at boot, to the end of a disk that was made larger; ext4 and xfs only
 	Mode      sealed.Mode // how it is protected
 
 	folders []string // that are to be in it
