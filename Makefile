@@ -16,7 +16,7 @@ SCRIPTS := $(shell git ls-files 'cross/*.sh' 'cross/roots/*' .ci/run | grep -v '
 
 SCRIPTS += $(wildcard packaging/*.sh packaging/deb/p*)
 
-.PHONY: help setup build build/native build/s390x packages demo demo-app test test-long test-node fuzz-smoke bench bench-host bench-guest lint man proto proto-release bootloader clean distclean
+.PHONY: help setup build build/native build/s390x packages demo demo-app test test-long test-node test-kube fuzz-smoke bench bench-host bench-guest lint man proto proto-release bootloader clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 15
@@ -24,11 +24,13 @@ help: ## list the targets
 setup: ## install and fetch what tests and demo need (root, network; once)
 	@cross/setup.sh
 
-build: build/native build/s390x ## build secexec and hostagent, and the guest's s390x programs
+build: build/native build/s390x ## build secexec, hostagent and containerd's shim, and the guest's s390x programs
 build/native:
 	@$(GOBUILD) -o build/ ./cmd/secexec ./hostagent
+	@$(GOBUILD) -o build/containerd-shim-secexec-v2 ./shim
 build/s390x:
 	@GOARCH=s390x $(GOBUILD) -o build/s390x/ ./guestinit ./guestagent ./hostagent
+	@GOARCH=s390x $(GOBUILD) -o build/s390x/containerd-shim-secexec-v2 ./shim
 
 packages: ## build the Debian and RPM packages, to build/packages
 	@cross/setup.sh packages
@@ -49,6 +51,10 @@ test-long: setup build ## all tests with the long cases too
 
 test-node: setup ## packages and units in nodes with a systemd of their own (root)
 	@SECEXEC_LONG=1 go test -count=1 -timeout 30m -v ./packaging/... ./cross/node
+
+test-kube: setup build ## manifests, labels and placement by a real Kubernetes control plane, which it builds once
+	@cross/setup.sh kube
+	@cd cross/kube && go vet . && go test -count=1 -timeout 60m -v . -result ../../build/test-kube.md
 
 fuzz-smoke: ## each fuzz target for 10 s
 	@cross/fuzz.sh 10s

@@ -1,9 +1,10 @@
 #!/bin/bash
-# setup.sh [packages]: everything that tests and demo need and Go does not bring:
+# setup.sh [packages|kube]: everything that tests and demo need and Go does not bring:
 # Debian packages for this machine, and for s390x a kernel and two root file
 # systems. Runs as root on Debian 12 or later; where nothing is missing it needs
 # neither root nor network and takes a fraction of a second. With the argument
-# "packages" it stops after this machine's packages.
+# "packages" it stops after this machine's packages; with "kube" it makes what
+# `make test-kube` needs besides, which takes a quarter of an hour on 2 cores.
 #
 # All but the packages goes to one folder, ${SECEXEC_CACHE:-<repository>/.cache}:
 #
@@ -16,6 +17,7 @@
 #	roots/tiny/           the same, unpacked
 #	roots/debian.tar      Debian with systemd and hello.service (cross/roots/hello)
 #	node/base             Debian with systemd and QEMU for this machine (cross/node.sh)
+#	kube/bin/             kube-apiserver and kube-scheduler from their sources, Debian's etcd
 #	stamps/STEP           what made a step's result: a hash of its code and inputs
 #	lock, tmp.*           one run at a time; unfinished results, removed by the next run
 #
@@ -243,6 +245,29 @@ make_node() {
 	publish base.packages "$cache/node/base.packages"
 }
 
+# --- a Kubernetes control plane, for cross/kube ---
+
+# In the version that cross/kube's client has. Without -X they call themselves
+# v0.0.0, and clients mind.
+make_kube() {
+	local version package=k8s.io/component-base/version
+	cd "$here/kube"
+	version=$(go list -m -f '{{.Version}}' k8s.io/kubernetes)
+	mkdir "$work/bin"
+	CGO_ENABLED=0 nice go build -trimpath -o "$work/bin/" \
+		-ldflags "-s -w -X $package.gitVersion=$version -X $package.gitMajor=1 -X $package.gitMinor=$(cut -d. -f2 <<<"$version")" \
+		k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kube-scheduler
+	for program in kube-apiserver kube-scheduler; do publish "$work/bin/$program" "$cache/kube/bin/$program"; done
+}
+
+# Unpacked, not installed: the package would start a server on this machine.
+make_etcd() {
+	[[ $(apt-cache policy etcd-server) == *"Candidate: "[!\(]* ]] || apt-get update -q
+	apt-get download -q etcd-server
+	dpkg-deb -x etcd-server_*.deb root
+	publish root/usr/bin/etcd "$cache/kube/bin/etcd"
+}
+
 # pack DIR TAR: without what the kernel puts into /dev itself.
 pack() {
 	tar -C "$1" --sort=name --numeric-owner --xattrs --one-file-system --exclude='./dev/*' -cf "$2" .
@@ -272,6 +297,12 @@ if [[ -w $cache/stamps ]]; then
 fi
 install_packages
 [[ ${1:-} != packages ]] || exit 0
+if [[ ${1:-} == kube ]]; then
+	command -v go >/dev/null || die "no go" "put Go's bin folder on the PATH"
+	step etcd "fetch etcd" make_etcd
+	step kube "build kube-apiserver and kube-scheduler" make_kube <(grep 'k8s.io/kubernetes v' "$here/kube/go.mod")
+	exit 0
+fi
 step apt "list s390x packages" make_apt
 step kernel "fetch the s390x kernel" make_kernel "$cache/stamps/apt"
 step tiny "make the tiny root" make_tiny "$here/roots/tiny-init" "$cache/stamps/apt"

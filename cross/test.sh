@@ -19,8 +19,8 @@ cleanup() {
 trap cleanup EXIT
 trap 'exit 130' INT TERM
 
-booted=(./cross/booted/... ./cross/node ./packaging)
-mapfile -t native < <(go list -e ./... | grep -vE '/cross/(booted|node)|/packaging$')
+booted=(./cross/booted/... ./cross/containerd/... ./cross/node ./packaging)
+mapfile -t native < <(go list -e ./... | grep -vE '/cross/(booted|containerd|node)|/packaging$')
 go build -o "$work/tally" ./cross/tally
 mkfifo "$work"/{native,s390x,arm64,purego,booted}
 

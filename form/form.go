@@ -2,20 +2,25 @@
 // units, devices or options.
 package form
 
-import "regexp"
+import (
+	"regexp"
+	"sync"
+)
 
 // Form is what a text may be. A length beside the expression is cheaper than one
 // in it: a repeat of up to 62 is compiled to 62 steps, which take tens of KiB and
-// half a millisecond of each start of a program.
+// half a millisecond. What no command asks for is not compiled.
 type Form struct {
 	max int
-	exp *regexp.Regexp
+	exp func() *regexp.Regexp
 }
 
-func of(max int, exp string) Form { return Form{max, regexp.MustCompile(exp)} }
+func of(max int, exp string) Form {
+	return Form{max, sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(exp) })}
+}
 
 // MatchString tells whether a text has the form.
-func (f Form) MatchString(s string) bool { return len(s) <= f.max && f.exp.MatchString(s) }
+func (f Form) MatchString(s string) bool { return len(s) <= f.max && f.exp().MatchString(s) }
 
 // Forms.
 var (

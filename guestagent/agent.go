@@ -108,6 +108,8 @@ func (a *agent) heard(b []byte, now uint64) {
 		a.do(a.guest.HandedOver(now))
 	case workload.Exited:
 		a.guest.Exited()
+	case workload.Failed:
+		a.do(a.guest.Failed(m.Code, now))
 	case workload.Done:
 		a.do(a.guest.Done(m.Status))
 	}

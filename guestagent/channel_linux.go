@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"time"
 
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
+	"github.com/mdlayher/vsock"
 
 	"github.com/secexec/secexec/proto/channel"
 	"github.com/secexec/secexec/proto/guestagent/v1"
@@ -47,7 +49,11 @@ func (a *agent) serveOwner(h *sealed.Handoff, key ed25519.PrivateKey) error {
 		return err
 	}
 	go func() { _ = c.serve(p) }()
-	return nil
+	socket := os.NewFile(vsockFD, "vsock")
+	if l, err := vsock.FileListener(socket); err == nil { // else the guest has none
+		go c.accept(l, vsock.Host)
+	}
+	return socket.Close()
 }
 
 // newChannel prepares the channel with this boot's key.

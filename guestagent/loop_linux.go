@@ -39,7 +39,11 @@ func serve(a *agent, supervised bool) error {
 	if !connected {
 		return fmt.Errorf("wait for guestinit: %w", os.ErrInvalid)
 	}
-	p := hostPort{open: watch(portFD, unix.EPOLLIN|unix.EPOLLOUT|unix.EPOLLET)} // a guest without one goes on
+	p := hostPort{
+		open:  watch(portFD, unix.EPOLLIN|unix.EPOLLOUT|unix.EPOLLET), // a guest without one goes on
+		read:  func(b []byte) (int, error) { return unix.Read(portFD, b) },
+		write: func(b []byte) (int, error) { return unix.Write(portFD, b) },
+	}
 	if watch(notifyFD, unix.EPOLLIN) {
 		_ = unix.SetNonblock(notifyFD, true)
 	}
@@ -115,18 +119,23 @@ func (a *agent) hear(packet []byte, supervised bool, now uint64) bool {
 			}
 			return false
 		}
-		if supervised {
-			a.heard(packet[:n], now)
-		}
+		a.heard(packet[:n], now)
 	}
 	return true
 }
 
 // hostPort is the readiness port as its device shows it.
+//
+// The kernel hears of a host that comes or goes in another queue than of what it
+// writes, so the first lines can be there before the host is: they are read, then
+// nobody is there, and answers wait. Only a host that was seen to be there can
+// hang up.
 type hostPort struct {
+	read, write func([]byte) (int, error) // as the system calls do
+
 	open     bool // neither missing nor unplugged
 	readable bool // as far as is known
-	there    bool // the host has it open, as far as is known
+	there    bool // the host was seen to have it open, and not to have closed it since
 	look     int  // milliseconds, when to look whether a full port has room again; 0: it is not full
 }
 
@@ -134,15 +143,17 @@ type hostPort struct {
 func (p *hostPort) turn(a *agent, now uint64) {
 	if p.open && p.readable && a.guest.Wants(now) {
 		var buf [portRead]byte
-		switch n, err := unix.Read(portFD, buf[:]); {
+		switch n, err := p.read(buf[:]); {
 		case n > 0:
-			p.there = true
 			a.do(a.guest.Read(buf[:n], now))
 		case errors.Is(err, unix.EINTR):
 		case err == nil: // nobody on the host has it open
-			p.readable, p.there, p.look = false, false, 0
-			a.guest.HungUp()
-			a.out.HungUp()
+			p.readable, p.look = false, 0
+			if p.there {
+				p.there = false
+				a.guest.HungUp()
+				a.out.HungUp()
+			}
 		case errors.Is(err, unix.EAGAIN):
 			p.readable, p.there = false, true
 		default: // unplugged
@@ -156,12 +167,12 @@ func (p *hostPort) turn(a *agent, now uint64) {
 			p.look = 0
 			return
 		}
-		n, err := unix.Write(portFD, b)
+		n, err := p.write(b)
 		if n <= 0 && !errors.Is(err, unix.EINTR) { // full, or nobody there
 			p.look = min(max(2*p.look, firstLook), lastLook)
 			return
 		}
-		p.look = 0
+		p.look, p.there = 0, true
 		a.out.Wrote(max(n, 0))
 	}
 }

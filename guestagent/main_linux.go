@@ -32,8 +32,9 @@ const (
 
 	// Where the record has a channel.
 	channelFD = 6 // its port, non-blocking
-	secretsFD = 7 // folder of delivered secrets
-	cgroupFD  = 8 // guestagent's own cgroup
+	vsockFD   = 7 // its listening socket, non-blocking
+	secretsFD = 8 // folder of delivered secrets
+	cgroupFD  = 9 // guestagent's own cgroup
 )
 
 func main() {
@@ -54,6 +55,8 @@ func run() error {
 	// A root without swap does not need it. What was never touched is not made
 	// resident: the runtime's arena alone would be 64 MiB.
 	_ = unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT)
+
+	oomScore.set(neverKilled) // as good as PID 1's own
 
 	h, err := readHandoff()
 	if err != nil {

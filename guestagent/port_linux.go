@@ -50,8 +50,7 @@ func (p *channelPort) Read(b []byte) (n int, err error) {
 			n, err = unix.Read(int(fd), b)
 		}
 		switch {
-		case n > 0:
-			p.open = true
+		case n > 0: // there are bytes before the kernel has heard of the host that wrote them
 			return true
 		case errors.Is(err, unix.EAGAIN):
 			p.open = true

@@ -73,9 +73,11 @@ func (s *spawner) spawn(start *guestagentv1.ExecStart) (_ program, err error) {
 		return nil, fmt.Errorf("make cgroup: %w", err)
 	}
 	defer unix.Close(group)
-	p.process, err = os.StartProcess(path, start.Args, &os.ProcAttr{
-		Dir: "/", Env: env, Files: theirs,
-		Sys: &syscall.SysProcAttr{Chroot: rootPath, Setsid: true, Setctty: p.tty, Ctty: 0, UseCgroupFD: true, CgroupFD: group},
+	oomScore.during(func() {
+		p.process, err = os.StartProcess(path, start.Args, &os.ProcAttr{
+			Dir: "/", Env: env, Files: theirs,
+			Sys: &syscall.SysProcAttr{Chroot: rootPath, Setsid: true, Setctty: p.tty, Ctty: 0, UseCgroupFD: true, CgroupFD: group},
+		})
 	})
 	return p, err
 }

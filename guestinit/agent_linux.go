@@ -20,7 +20,8 @@ const agentCgroup = "/sys/fs/cgroup/secexec"
 //	guestinit                         guestagent
 //	    │ fork, exec "@guestagent" ───▶ │ fd 3: socket, 4: readiness port,
 //	    │                               │ 5: notification socket,
-//	    │                               │ 6 to 8: channel's port, folder of secrets, cgroup
+//	    │                               │ 6: channel's port, 7: its vsock listener,
+//	    │                               │ 8: folder of secrets, 9: cgroup
 //	    │ handoff (package sealed) ───▶ │ reads and wipes it, prepares its keys
 //	    │ exec of the root's init       │
 //	    └ closes the socket's end ────▶ │ end of file: the hand-over is done
@@ -61,20 +62,21 @@ func launchAgent(b *boot, record *sealed.Record, pair [2]int, notify int) error 
 		files[5] = uintptr(notify)
 	}
 	if record.Channel != nil {
-		port, secrets, err := openChannel()
+		c, err := openChannel()
+		defer c.close()
 		if err != nil {
 			return err
 		}
-		defer unix.Close(secrets)
 		cgroup, err := unix.Open(agentCgroup, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return fmt.Errorf("open cgroup: %w", err)
 		}
 		defer unix.Close(cgroup)
-		files = append(files, uintptr(null), uintptr(secrets), uintptr(cgroup))
-		if port >= 0 {
-			defer unix.Close(port)
-			files[6] = uintptr(port)
+		for _, fd := range []int{c.port, c.vsock, c.secrets, cgroup} {
+			if fd < 0 {
+				fd = null
+			}
+			files = append(files, uintptr(fd))
 		}
 	}
 	pid, err := syscall.ForkExec(agentPath, []string{"@guestagent"}, &syscall.ProcAttr{

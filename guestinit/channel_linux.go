@@ -9,22 +9,62 @@ import (
 	"github.com/secexec/secexec/guestinit/progress"
 )
 
-// channelPort is the virtio-serial port of the owner's channel: package channel
-// of proto, which brings TLS, and PID 1 has none.
-const channelPort = "org.secexec.channel.0"
+// Where guestagent serves the owner's channel. Package channel of proto has the
+// names, too; it brings TLS, and PID 1 has none.
+const (
+	channelPort = "org.secexec.channel.0" // virtio-serial
+	vsockPort   = 7301
+)
 
-// openChannel opens what guestagent serves the owner by: the channel's port, -1
-// where the host gives none (it can always cut the channel), and the folder of
-// secrets.
-func openChannel() (port, secrets int, err error) {
-	if port, err = progress.OpenPort(channelPort); err != nil {
-		port = -1
+// channelBacklog is how many of the host's connections may wait: one is served at
+// a time.
+const channelBacklog = 4
+
+// channelFiles are what guestagent serves the owner by. A device that the host
+// does not give is -1: it can always cut the channel.
+type channelFiles struct {
+	port    int // virtio-serial port
+	vsock   int // listening socket
+	secrets int // folder of delivered secrets
+}
+
+func openChannel() (c channelFiles, err error) {
+	if c.port, err = progress.OpenPort(channelPort); err != nil {
+		c.port = -1
+	}
+	if c.vsock, err = listenVsock(); err != nil {
+		c.vsock = -1
 	}
 	// A mount of guestagent's own, in no folder: the root's init can unmount its
 	// own at shutdown.
-	secrets, err = unix.OpenTree(unix.AT_FDCWD, mounts.SecretsPath, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	c.secrets, err = unix.OpenTree(unix.AT_FDCWD, mounts.SecretsPath, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
-		return port, -1, fmt.Errorf("open folder of secrets: %w", err)
+		err = fmt.Errorf("open folder of secrets: %w", err)
 	}
-	return port, secrets, nil
+	return c, err
+}
+
+func (c channelFiles) close() {
+	for _, fd := range []int{c.port, c.vsock, c.secrets} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+}
+
+// listenVsock listens for the host where the kernel has vsock. Whatever address
+// the host gives this guest is right, now or later.
+func listenVsock() (int, error) {
+	fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1, fmt.Errorf("listen for the channel: %w", err)
+	}
+	if err = unix.Bind(fd, &unix.SockaddrVM{CID: unix.VMADDR_CID_ANY, Port: vsockPort}); err == nil {
+		err = unix.Listen(fd, channelBacklog)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("listen for the channel: %w", err)
+	}
+	return fd, nil
 }

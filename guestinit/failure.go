@@ -54,6 +54,9 @@ const (
 	failNetworkFiles failure = "G154"
 
 	failSecrets failure = "G155"
+
+	failNoDescription failure = "G156"
+	failDescription   failure = "G157"
 )
 
 // Error returns code and sentence: all that leaves the guest.

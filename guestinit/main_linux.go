@@ -15,8 +15,6 @@ import (
 	"runtime/debug"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/secexec/secexec/guestinit/handover"
 	"github.com/secexec/secexec/guestinit/hardening"
 	"github.com/secexec/secexec/guestinit/kmod"
@@ -65,6 +63,7 @@ type boot struct {
 	stages *progress.Stages
 	port   *progress.Serial
 	bootID [readiness.IDSize]byte
+	agent  int // socket to guestagent, which has the port then; 0: it does not run yet
 
 	watchdog *time.Timer
 }
@@ -136,13 +135,13 @@ func (b *boot) run() error {
 	if err != nil {
 		return failAgent.because(err)
 	}
-	defer unix.Close(agent)
+	b.agent = agent
 	record.Wipe()
 	if err := handover.SwitchRoot(newRoot, moved); err != nil {
 		return failHandover.because(err)
 	}
 	if record.Workload != nil {
-		return b.supervise(record, program, link, agent)
+		return b.supervise(record, program, link)
 	}
 	return failHandover.because(handover.Exec(program, notifyEnv(record)...))
 }

@@ -14,6 +14,7 @@ func networkFailure(err error) error {
 	}{
 		{network.ErrNoInterface, failNoNetwork}, {network.ErrTwo, failTwoNetworks},
 		{network.ErrNoLease, failNoLease}, {network.ErrFiles, failNetworkFiles},
+		{network.ErrNoDescription, failNoDescription}, {network.ErrDescription, failDescription},
 	} {
 		if errors.Is(err, known.err) {
 			return known.code.because(err)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/secexec/secexec/guestinit/progress"
 	"github.com/secexec/secexec/proto/readiness"
+	"github.com/secexec/secexec/proto/workload"
 )
 
 // openStreams gives guestinit and, after it, the root's init its standard
@@ -59,8 +60,13 @@ func (b *boot) lookForPort() {
 func (b *boot) powerOff(err error) {
 	f := failInternal
 	errors.As(err, &f)
-	b.lookForPort()
-	b.stages.Fail(string(f), millis())
+	if b.agent > 0 {
+		_ = unix.Send(b.agent, workload.Failed{Code: string(f)}.Bytes(), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		b.leave()
+	} else {
+		b.lookForPort()
+		b.stages.Fail(string(f), millis())
+	}
 	sayOnConsole("guest stopped: " + f.Error())
 	unix.Sync()
 	off()

@@ -29,6 +29,12 @@ const supervisorMemory = 12 << 20
 // when it has.
 const goodbye = time.Second
 
+// leave waits until guestagent has told the host of the end.
+func (b *boot) leave() {
+	events := []unix.PollFd{{Fd: int32(b.agent)}} // POLLHUP alone
+	_, _ = unix.Poll(events, int(goodbye.Milliseconds()))
+}
+
 // findProgram finds what is run in the mounted root: its init, or its workload's
 // program.
 func findProgram(record *sealed.Record) (string, error) {
@@ -62,7 +68,7 @@ func prepareWorkload(w *sealed.Workload) (moved []string, link *network.Interfac
 }
 
 // supervise runs the workload and powers off when it is not run again.
-func (b *boot) supervise(record *sealed.Record, program string, link *network.Interface, agent int) error {
+func (b *boot) supervise(record *sealed.Record, program string, link *network.Interface) error {
 	b.watchdog.Stop()
 	// All that was to be wiped is; from here on guestinit lives long.
 	debug.SetGCPercent(100)
@@ -76,7 +82,7 @@ func (b *boot) supervise(record *sealed.Record, program string, link *network.In
 		console = -1
 	}
 	s := supervise.Supervisor{
-		Workload: record.Workload, Path: program, Env: notifyEnv(record), Agent: agent, Console: console,
+		Workload: record.Workload, Path: program, Env: notifyEnv(record), Agent: b.agent, Console: console,
 		Hold:   record.Channel != nil && len(record.Channel.Secrets) > 0,
 		Failed: func() { sayOnConsole(failStart.Error()) },
 	}
@@ -89,8 +95,7 @@ func (b *boot) supervise(record *sealed.Record, program string, link *network.In
 		data = append(data, d.Mount)
 	}
 	supervise.Unmount(data)
-	events := []unix.PollFd{{Fd: int32(agent)}} // POLLHUP alone
-	_, _ = unix.Poll(events, int(goodbye.Milliseconds()))
+	b.leave()
 	sayOnConsole(fmt.Sprintf("the workload ended with status %d", status))
 	off()
 	return nil

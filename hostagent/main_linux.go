@@ -196,7 +196,7 @@ func run(ctx context.Context, c *settings.Settings) error {
 		Store: st, Launcher: launcher, Platform: p, Hub: hub, Log: log,
 		QEMU: c.QEMU, DiskRoots: c.DiskRoots, Runtime: c.Runtime, ReadyTimeout: c.ReadyTimeout,
 		Capacity:  guest.Capacity{MemoryMiB: memory - c.MemoryReserve, Ratio: c.MemoryRatio, CPUs: runtime.NumCPU()},
-		CheckQEMU: qemu.CheckSecure,
+		CheckQEMU: qemu.CheckSecure, Vsock: qemu.Vsock{},
 	})
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 	"time"
 
@@ -17,7 +18,7 @@ import (
 // nodeFacts returns the facts of the node for the API.
 func nodeFacts(p platform.Platform, qemu string, r *report) func(context.Context) *hostagentv1.NodeInfoResponse {
 	return func(ctx context.Context) *hostagentv1.NodeInfoResponse {
-		info := &hostagentv1.NodeInfoResponse{Version: version, Platform: p.Name(), Protected: p.Protected()}
+		info := &hostagentv1.NodeInfoResponse{Version: version, Platform: p.Name(), Protected: p.Protected(), Channel: check.Channel(os.DirFS("/"))}
 		facts, err := platform.Facts(ctx, p, nil, qemu)
 		info.Problem = r.problem(ctx)
 		if err != nil && info.Problem == "" {

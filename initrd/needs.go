@@ -28,7 +28,7 @@ type Needs struct {
 	SCSI        bool     // virtio-scsi disks
 	Net         bool     // virtio-net
 	Console     bool     // virtio-console: its ports, such as the readiness port
-	Vsock       bool     // virtio-vsock
+	Vsock       bool     // virtio-vsock, with a kernel that has it
 	Crypt       bool     // dm-crypt with AES-XTS
 	Verity      bool     // dm-verity with SHA-256
 	Integrity   bool     // dm-integrity with HMAC-SHA-256, also below dm-crypt
@@ -61,7 +61,7 @@ func (n Needs) Modules() ([]Wanted, error) {
 	add(n.Block, "virtio-blk disks", "virtio_blk")
 	add(n.SCSI, "virtio-scsi disks", "virtio_scsi", "sd_mod")
 	add(n.Console, "virtio-console", "virtio_console")
-	add(n.Vsock, "virtio-vsock", "vmw_vsock_virtio_transport")
+	add(n.Vsock, "virtio-vsock", "?vmw_vsock_virtio_transport")
 	add(n.Net, "virtio-net", "virtio_net")
 	// The CPU's own ciphers and digests come first, where it has them: dm
 	// targets take what is there when they are set up.

@@ -17,10 +17,10 @@ func TestDevices(t *testing.T) {
 	}{
 		{"init", Devices{}, nil, true, false},
 		{"init without", Devices{NoNetwork: true}, nil, false, false},
-		{"workload", Devices{}, &sealed.Workload{Network: &sealed.Network{DHCP: true}}, true, false},
+		{"workload", Devices{}, &sealed.Workload{Network: &sealed.Network{Source: sealed.DHCP}}, true, false},
 		{"workload without", Devices{}, &sealed.Workload{}, false, false},
 		{"workload without, said twice", Devices{NoNetwork: true}, &sealed.Workload{}, false, false},
-		{"workload with both", Devices{NoNetwork: true}, &sealed.Workload{Network: &sealed.Network{DHCP: true}}, true, true},
+		{"workload with both", Devices{NoNetwork: true}, &sealed.Workload{Network: &sealed.Network{Source: sealed.DHCP}}, true, true},
 	} {
 		if err := c.devices.check(c.workload); (err != nil) != c.refused {
 			t.Errorf("%s: check: %v", c.name, err)

@@ -22,6 +22,7 @@ func packInitrd(ctx context.Context, p *Plan, found *prepared, record *sealed.Re
 		Block: true, Console: true, Crypt: true, FileSystems: p.fileSystems(disks),
 		Integrity: p.has(sealed.Integrity), Verity: p.has(sealed.Verity),
 		SCSI: p.Devices.SCSI || p.BootableDisk != "", Net: p.hasNetwork(found.workload),
+		Vsock: record.Channel != nil,
 	}
 	want, err := needs.Modules()
 	if err != nil {

@@ -149,7 +149,7 @@ func (w *Workload) sealed(name string, c *oci.Config) (*sealed.Workload, error) 
 		s.Env = append(s.Env, "HOSTNAME="+s.Hostname)
 	}
 	if s.Network == nil && !w.NoNetwork {
-		s.Network = &sealed.Network{DHCP: true}
+		s.Network = &sealed.Network{Source: sealed.DHCP}
 	}
 	if err := s.Check(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrWorkload, err)

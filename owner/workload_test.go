@@ -108,7 +108,7 @@ func TestResolveWorkload(t *testing.T) {
 	}
 	want := &sealed.Workload{
 		Args: []string{"/entry", "-x", "serve"}, Env: []string{defaultPath, "A=1", "B=2", "HOSTNAME=web"}, Dir: "/srv/app", Capabilities: 0x800405fb,
-		StopSignal: 3, StopSeconds: 10, Hostname: "web", Network: &sealed.Network{DHCP: true},
+		StopSignal: 3, StopSeconds: 10, Hostname: "web", Network: &sealed.Network{Source: sealed.DHCP},
 	}
 	if !reflect.DeepEqual(got, want) || p.Workload.User != "app" {
 		t.Errorf("got %+v as %s,\nwants %+v", got, p.Workload.User, want)

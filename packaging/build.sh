@@ -78,7 +78,7 @@ notices() {
 
 # stage FORMAT PACKAGE ARCH: the package's files, as installed, below $root.
 stage() {
-	local format=$1 package=$2 bin=$work/bin/$3 doc page
+	local format=$1 package=$2 bin=$work/bin/$3 doc page part
 	doc=$root/usr/share/doc/$package
 	case $package in
 	secexec)
@@ -89,8 +89,12 @@ stage() {
 		put 644 "$root/usr/share/fish/vendor_completions.d/" packaging/completions/secexec.fish
 		if [[ $format == deb ]]; then page=vendor-completions; else page=site-functions; fi
 		put 644 "$root/usr/share/zsh/$page/" packaging/completions/_secexec
-		put 644 "$doc/" README.md docs/{host-keys,kernels,bootable-disk,from-pvimg,readiness}.md docs/formats/secexec-yaml.md
+		put 644 "$doc/" README.md docs/{host-keys,kernels,bootable-disk,from-pvimg,readiness,node-agent}.md docs/formats/secexec-yaml.md
 		put 644 "$doc/examples/" docs/examples/secexec.yaml
+		put 644 "$doc/examples/kubernetes/" packaging/kubernetes/Containerfile
+		for part in base emulated containerd; do
+			put 644 "$doc/examples/kubernetes/$part/" packaging/kubernetes/$part/*
+		done
 		gzip -9n <"$work/notices/secexec" >"$doc/third-party-notices.gz"
 		;;
 	secexec-hostagent)
@@ -99,6 +103,7 @@ stage() {
 		put 644 "$root/usr/lib/systemd/catalog/" systemd/*.catalog
 		put 644 "$root/usr/lib/sysusers.d/$package.conf" "systemd/$package.sysusers.conf"
 		put 644 "$root/usr/lib/tmpfiles.d/$package.conf" "systemd/$package.tmpfiles.conf"
+		put 644 "$root/usr/lib/modules-load.d/$package.conf" "systemd/$package.modules-load.conf"
 		put 644 "$root/etc/secexec/" "$work/node/hostagent.yaml"
 		put 644 "$root/etc/apparmor.d/" packaging/apparmor/secexec-qemu
 		put 644 "$root/usr/share/man/man5/" "$work/node/hostagent.yaml.5"

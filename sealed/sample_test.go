@@ -53,11 +53,18 @@ func full() *Record {
 		Args: []string{"/bin/app", "", "--x=\n"}, Env: []string{"PATH=/bin", "EMPTY="}, UID: 1000, GID: 1001, Groups: []uint32{5, 6}, Dir: "/",
 		Capabilities: 1<<10 | 1<<7, Ambient: 1 << 10, NoNewPrivs: true, StopSignal: 15, StopSeconds: 10, Restart: RestartOnFailure, MaxRestarts: 5, WindowSecs: 60, Hostname: "app-1.example.com",
 		Network: &Network{
-			DHCP: true, Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.7/24"), netip.MustParsePrefix("2001:db8::7/64")},
+			Source: DHCP, Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.7/24"), netip.MustParsePrefix("2001:db8::7/64")},
 			Gateways: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("fe80::1")}, MTU: 1400,
 			NameServers: []netip.Addr{netip.MustParseAddr("192.0.2.53")}, Search: []string{"example.com"},
 		},
 	}
 	r.Channel = &Channel{Clients: [][32]byte{{9}, {8}}, Exec: true, Secrets: []SecretFile{{"token", 1000, 1001, 0o400}}}
+	return r
+}
+
+// hostNetwork is a record of a workload whose network the host describes.
+func hostNetwork() *Record {
+	r := full()
+	r.Workload.Network = &Network{Source: Host}
 	return r
 }

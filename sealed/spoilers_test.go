@@ -95,7 +95,8 @@ var spoilers = map[string]func(*Record){
 	"restart policy":    func(r *Record) { r.Workload.Restart = 3 },
 	"half a limit":      func(r *Record) { r.Workload.WindowSecs = 0 },
 	"host name":         func(r *Record) { r.Workload.Hostname = "-a" },
-	"no address":        func(r *Record) { r.Workload.Network.DHCP, r.Workload.Network.Addresses = false, nil },
+	"no address":        func(r *Record) { r.Workload.Network.Source, r.Workload.Network.Addresses = Static, nil },
+	"network source":    func(r *Record) { r.Workload.Network.Source = 3 },
 	"address zero":      func(r *Record) { r.Workload.Network.Addresses[0] = netip.MustParsePrefix("0.0.0.0/8") },
 	"prefix too long": func(r *Record) {
 		r.Workload.Network.Addresses[0] = netip.PrefixFrom(netip.MustParseAddr("192.0.2.7"), 33)

@@ -69,8 +69,8 @@ func TestVectors(t *testing.T) {
 }
 
 func writeVectors(t *testing.T) {
-	for name, r := range map[string]*Record{"ok": sample(), "ok-data": data(), "ok-full": full()} {
-		comment := map[string]string{"ok": "a root found by its serial number", "ok-data": "partitions, data volumes, each file system", "ok-full": "each field there is, but for an init"}[name]
+	for name, r := range map[string]*Record{"ok": sample(), "ok-data": data(), "ok-full": full(), "ok-host-network": hostNetwork()} {
+		comment := map[string]string{"ok-host-network": "a workload whose network the host describes", "ok": "a root found by its serial number", "ok-data": "partitions, data volumes, each file system", "ok-full": "each field there is, but for an init"}[name]
 		vectors.Write(t, vectorDir, name, fmt.Sprintf("expect: ok\ncomment: %s\n%s", comment, facts(r)), r.encode(), false)
 	}
 	invalid := func(name, comment string, body []byte) {

@@ -45,14 +45,25 @@ type Workload struct {
 	Network      *Network
 }
 
+// Source says where a network's configuration comes from beside what is sealed.
+// What it says is checked, and believed for nothing but the network.
+type Source uint8
+
+// Sources.
+const (
+	Static Source = 0 // nowhere: all of it is sealed
+	DHCP   Source = 1 // an IPv4 address is asked for
+	Host   Source = 2 // the host describes it (package proto/network)
+)
+
 // Network is the configuration of the guest's one network interface.
 type Network struct {
-	DHCP        bool           // ask for an IPv4 address; what the answer says is checked, and believed for nothing but the network
+	Source      Source
 	Addresses   []netip.Prefix // static ones, IPv4 and IPv6
 	Gateways    []netip.Addr   // default routes, at most one of each family
-	MTU         uint16         // 0: the device's
-	NameServers []netip.Addr   // go before DHCP's
-	Search      []string       // domains
+	MTU         uint16         // 0: the source's, or the device's
+	NameServers []netip.Addr   // go before the source's
+	Search      []string       // domains; none: the source's
 }
 
 // Check refuses what no record may have.
@@ -136,8 +147,10 @@ func (n *Network) check() error {
 		return nil
 	}
 	switch {
-	case !n.DHCP && len(n.Addresses) == 0:
-		return invalid("network has neither DHCP nor an address")
+	case n.Source > Host:
+		return invalid("network source %d is none of 0, 1, 2", n.Source)
+	case n.Source == Static && len(n.Addresses) == 0:
+		return invalid("network has no source and no address")
 	case len(n.Addresses) > MaxAddresses || len(n.Gateways) > 2 || len(n.NameServers) > MaxNameServers || len(n.Search) > MaxSearch:
 		return invalid("network has more than %d addresses, 2 gateways, %d name servers or %d search domains", MaxAddresses, MaxNameServers, MaxSearch)
 	case n.MTU != 0 && n.MTU < 576:
@@ -190,7 +203,7 @@ func (w *Workload) fields(c *codec) {
 }
 
 func (n *Network) fields(c *codec) {
-	c.flag(&n.DHCP)
+	c.u8((*uint8)(&n.Source))
 	list(c, &n.Addresses, MaxAddresses, (*codec).prefix)
 	list(c, &n.Gateways, 2, (*codec).address)
 	c.u16(&n.MTU)

@@ -68,8 +68,9 @@ var (
 // be given up to MaxSlots key slots later without moving anything.
 const headerSpace = MaxHeaderSize
 
-// Create writes an image to out, which starts out empty. It needs the same
-// little memory for every size. After an error what out holds is of no use.
+// Create writes an image to out, which starts out empty, several parts of it at
+// once. It needs the same little memory for every size. After an error what out
+// holds is of no use.
 func Create(ctx context.Context, out io.WriterAt, spec Spec) (*Summary, error) {
 	hosts, err := hostPoints(spec.Hosts)
 	if err != nil {
@@ -108,8 +109,8 @@ func Create(ctx context.Context, out io.WriterAt, spec Spec) (*Summary, error) {
 		}
 		defer cipher.Wipe()
 	}
-	defer warmP521()()
-	digests, err := newPipeline(out, cipher, spec.Progress).run(ctx, parts)
+	pipe := &pipeline{out: out, cipher: cipher, progress: spec.Progress}
+	digests, err := pipe.run(ctx, parts)
 	if err != nil {
 		return nil, err
 	}
@@ -127,7 +128,12 @@ func Create(ctx context.Context, out io.WriterAt, spec Spec) (*Summary, error) {
 	}
 	header := &Header{PCF: pcf, PLD: digests.PLD, ALD: digests.ALD, TLD: digests.TLD, NEP: digests.NEP}
 	copy(header.IV[:], from.bytes("header IV", ivSize))
-	if err := header.addSlots(hosts, keys.header); err != nil {
+	customer, err := customerKey(keys.header, header)
+	if err != nil {
+		return nil, err
+	}
+	defer customer.scalar.Wipe()
+	if header.CustomerKey, header.Slots, err = customer.slots(hosts, keys.header); err != nil {
 		return nil, err
 	}
 	if err := header.Seal(keys.header, &keys.secrets); err != nil {
@@ -137,26 +143,6 @@ func Create(ctx context.Context, out io.WriterAt, spec Spec) (*Summary, error) {
 	ipib.HeaderAddr, ipib.HeaderSize = s.HeaderAddr, uint64(header.Size())
 	s.Size = int64(s.IPIBAddr) + int64(ipib.Size())
 	return s, s.writePlain(out)
-}
-
-// addSlots gives a header that has its digests the customer key that goes with
-// them, and a key slot for each host behind those that it has.
-func (h *Header) addSlots(hosts []*ecdh.PublicKey, headerKey secret.Bytes) error {
-	customer, err := customerKey(headerKey, h)
-	if err != nil {
-		return err
-	}
-	if h.CustomerKey, err = hostkey.Coordinates(customer.PublicKey()); err != nil {
-		return err
-	}
-	for _, host := range hosts {
-		slot, err := WrapSlot(customer, host, headerKey)
-		if err != nil {
-			return err
-		}
-		h.Slots = append(h.Slots, slot)
-	}
-	return nil
 }
 
 // writePlain writes all that is not encrypted.

@@ -24,9 +24,9 @@ var (
 	ErrSlotTag       = errors.New("key slot is not authentic")
 )
 
-// WrapSlot makes the key slot of one host. The customer key is fresh for each
+// wrapSlot makes the key slot of one host. The customer key is fresh for each
 // header, so that the zero IV never repeats under one key-encrypting key.
-func WrapSlot(customer *ecdh.PrivateKey, host *ecdh.PublicKey, headerKey secret.Bytes) (KeySlot, error) {
+func wrapSlot(customer *customer, host *ecdh.PublicKey, headerKey secret.Bytes) (KeySlot, error) {
 	hash, err := hostkey.Hash(host)
 	if err != nil {
 		return KeySlot{}, fmt.Errorf("wrap key slot: %w", err)
@@ -34,10 +34,11 @@ func WrapSlot(customer *ecdh.PrivateKey, host *ecdh.PublicKey, headerKey secret.
 	if len(headerKey) != HeaderKeySize {
 		return KeySlot{}, fmt.Errorf("wrap key slot: %w: header key has %d bytes, wants %d", ErrKeySize, len(headerKey), HeaderKeySize)
 	}
-	kek, err := keyEncryptingKey(customer, host)
+	shared, err := customer.shared(host)
 	if err != nil {
 		return KeySlot{}, fmt.Errorf("wrap key slot: %w", err)
 	}
+	kek := keyEncryptingKey(shared)
 	defer kek.Wipe()
 	gcm, err := newGCM(kek)
 	if err != nil {
@@ -65,10 +66,11 @@ func UnwrapSlot(host *ecdh.PrivateKey, h *Header) (secret.Bytes, error) {
 		if slot.HostHash != hash {
 			continue
 		}
-		kek, err := keyEncryptingKey(host, customer)
+		shared, err := host.ECDH(customer)
 		if err != nil {
 			return nil, fmt.Errorf("open key slot: %w", ErrCustomerKey)
 		}
+		kek := keyEncryptingKey(shared)
 		defer kek.Wipe()
 		gcm, err := newGCM(kek)
 		if err != nil {
@@ -84,16 +86,13 @@ func UnwrapSlot(host *ecdh.PrivateKey, h *Header) (secret.Bytes, error) {
 }
 
 // keyEncryptingKey is SHA-256 over the shared secret's X coordinate (66 bytes)
-// and the counter 1 (ANSI X9.63 KDF, one block).
-func keyEncryptingKey(own *ecdh.PrivateKey, peer *ecdh.PublicKey) (secret.Bytes, error) {
-	shared, err := own.ECDH(peer)
-	if err != nil {
-		return nil, err
-	}
-	defer clear(shared)
+// and the counter 1 (ANSI X9.63 KDF, one block). It wipes the shared secret; the
+// caller owns the key.
+func keyEncryptingKey(shared secret.Bytes) secret.Bytes {
+	defer shared.Wipe()
 	input := append(append(make(secret.Bytes, 0, len(shared)+4), shared...), 0, 0, 0, 1)
 	defer input.Wipe()
 	kek := sha256.Sum256(input)
 	defer clear(kek[:])
-	return append(secret.Bytes(nil), kek[:]...), nil
+	return append(secret.Bytes(nil), kek[:]...)
 }

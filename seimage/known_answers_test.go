@@ -48,8 +48,8 @@ func filled(n int, b byte) secret.Bytes { return bytes.Repeat([]byte{b}, n) }
 // The key slot in rust/pv/tests/assets/exp/keyslot.bin.
 func TestKnownKeySlot(t *testing.T) {
 	t.Parallel()
-	customer, host := knownKeys(t)
-	slot, err := WrapSlot(customer, host, filled(32, 0x17))
+	key, host := knownKeys(t)
+	slot, err := wrapSlot(&customer{key.Bytes()}, host, filled(32, 0x17))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,8 +63,8 @@ func TestKnownKeySlot(t *testing.T) {
 // The whole header of builder_test in rust/pvimg/src/pv_utils/se_hdr/builder.rs.
 func TestKnownHeader(t *testing.T) {
 	t.Parallel()
-	customer, host := knownKeys(t)
-	slot, err := WrapSlot(customer, host, filled(32, 0x32))
+	key, host := knownKeys(t)
+	slot, err := wrapSlot(&customer{key.Bytes()}, host, filled(32, 0x32))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ func TestKnownHeader(t *testing.T) {
 	copy(h.PLD[:], filled(64, 2))
 	copy(h.ALD[:], filled(64, 1))
 	copy(h.TLD[:], filled(64, 3))
-	if h.CustomerKey, err = hostkey.Coordinates(customer.PublicKey()); err != nil {
+	if h.CustomerKey, err = hostkey.Coordinates(key.PublicKey()); err != nil {
 		t.Fatal(err)
 	}
 	s := &Secrets{CommKey: filled(32, 0x31), ImageKey: filled(64, 3), PSW: PSW{Mask: 5678, Addr: 1234}}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/secexec/secexec/hostkey"
 	"github.com/secexec/secexec/secret"
 )
 
@@ -47,32 +46,26 @@ func (h *Header) Retarget(headerKey secret.Bytes, change Slots) (*Header, error)
 	if err != nil {
 		return nil, err
 	}
-	if next.CustomerKey, err = hostkey.Coordinates(customer.PublicKey()); err != nil {
+	defer customer.scalar.Wipe()
+	var hosts []*ecdh.PublicKey
+	if len(change.Add) > 0 {
+		if hosts, err = hostPoints(change.Add); err != nil {
+			return nil, err
+		}
+	}
+	var added []KeySlot
+	if next.CustomerKey, added, err = customer.slots(hosts, headerKey); err != nil {
 		return nil, err
 	}
-	if next.Slots, err = h.change(change, customer, next.CustomerKey == h.CustomerKey, headerKey); err != nil {
+	if next.Slots, err = h.change(change, added, next.CustomerKey == h.CustomerKey); err != nil {
 		return nil, err
 	}
 	return next, next.sealArea(headerKey, area)
 }
 
-// change makes the new key slots; ours says that the present ones fit the
-// customer key.
-func (h *Header) change(change Slots, customer *ecdh.PrivateKey, ours bool, headerKey secret.Bytes) ([]KeySlot, error) {
-	var added []KeySlot
-	if len(change.Add) > 0 {
-		hosts, err := hostPoints(change.Add)
-		if err != nil {
-			return nil, err
-		}
-		for _, host := range hosts {
-			slot, err := WrapSlot(customer, host, headerKey)
-			if err != nil {
-				return nil, err
-			}
-			added = append(added, slot)
-		}
-	}
+// change puts the new key slots together, added ones among them; ours says that
+// the present ones fit the customer key.
+func (h *Header) change(change Slots, added []KeySlot, ours bool) ([]KeySlot, error) {
 	find := func(slots []KeySlot, hash [32]byte) int {
 		return slices.IndexFunc(slots, func(s KeySlot) bool { return s.HostHash == hash })
 	}

@@ -257,7 +257,7 @@ func foreign(t *testing.T, n int) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	customer, err := ecdh.P521().GenerateKey(nil)
+	key, err := ecdh.P521().GenerateKey(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -266,13 +266,13 @@ func foreign(t *testing.T, n int) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.CustomerKey, err = hostkey.Coordinates(customer.PublicKey())
+	h.CustomerKey, err = hostkey.Coordinates(key.PublicKey())
 	if err != nil {
 		t.Fatal(err)
 	}
 	h.Slots = nil
 	for b := byte(1); b <= byte(n); b++ {
-		slot, err := WrapSlot(customer, privateHost(t, b).PublicKey(), headerKey)
+		slot, err := wrapSlot(&customer{key.Bytes()}, privateHost(t, b).PublicKey(), headerKey)
 		if err != nil {
 			t.Fatal(err)
 		}

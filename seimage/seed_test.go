@@ -65,7 +65,7 @@ func TestSeedVectors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := fmt.Sprintf("%x", key.Bytes()), "0139a62fd7e527b23ae20839571352a54788d2d475e8f597ca04e9b32c41153acb1dd7ec1cb3f49d8efd9c3bf3a47ac3595223d9313c43d76311a71f6bab5a9faeda"; got != want {
+	if got, want := fmt.Sprintf("%x", []byte(key.scalar)), "0139a62fd7e527b23ae20839571352a54788d2d475e8f597ca04e9b32c41153acb1dd7ec1cb3f49d8efd9c3bf3a47ac3595223d9313c43d76311a71f6bab5a9faeda"; got != want {
 		t.Errorf("customer key %s, wants %s", got, want)
 	}
 }

@@ -9,15 +9,22 @@ import (
 	"encoding/binary"
 	"errors"
 	"reflect"
+	"sync"
 	"testing"
 
 	"github.com/secexec/secexec/secret"
 )
 
 // buffer is an image in memory.
-type buffer struct{ b []byte }
+// buffer may be written to by several at once.
+type buffer struct {
+	mu sync.Mutex
+	b  []byte
+}
 
 func (w *buffer) WriteAt(b []byte, at int64) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if need := int(at) + len(b); need > len(w.b) {
 		w.b = append(w.b, make([]byte, need-len(w.b))...)
 	}

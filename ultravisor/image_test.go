@@ -65,10 +65,15 @@ type sealed struct {
 	cmdline   []byte
 }
 
-// growing is an image file in memory.
-type growing struct{ b []byte }
+// growing is an image file in memory that several may write to at once.
+type growing struct {
+	mu sync.Mutex
+	b  []byte
+}
 
 func (g *growing) WriteAt(b []byte, at int64) (int, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	if end := int(at) + len(b); end > len(g.b) {
 		g.b = append(g.b, make([]byte, end-len(g.b))...)
 	}

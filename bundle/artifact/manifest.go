@@ -1,10 +1,14 @@
-// Package artifact is the bundle in a registry or an OCI layout folder: an OCI
-// image manifest whose config is bundle.json and whose layers are the parts,
-// large ones in chunks. Chunks make transfers resumable with every registry,
-// run side by side, and leave out what the other side has already.
+// Package artifact is the bundle in a registry, an OCI layout folder or an
+// archive of one, in one of two forms.
 //
+// The artifact is an OCI image manifest whose config is bundle.json and whose
+// layers are the parts, large ones in chunks. Chunks make transfers resumable with
+// every registry, run side by side, and leave out what the other side has already.
 // The names of files come from bundle.json alone, never from annotations; the
 // order and sizes of layers say where their bytes belong.
+//
+// The image is an ordinary container image, for containerd: one layer, in whose
+// root are the files of the bundle folder.
 package artifact
 
 import (
@@ -140,16 +144,9 @@ func marshal(m *bundle.Manifest, chunks []chunk) (config, manifest []byte, confi
 		return nil, nil, configDesc, desc, err
 	}
 	configDesc = ocispec.Descriptor{MediaType: ManifestType, Digest: digest.FromBytes(config), Size: int64(len(config))}
-	var hashes []string
-	for _, s := range m.KeySlots {
-		hashes = append(hashes, s.HostKeyHash)
-	}
 	om := ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: Type,
-		Config: configDesc,
-		Annotations: map[string]string{
-			ocispec.AnnotationTitle: m.Name, ImageID: m.Image.ID, HostKeyHashes: strings.Join(hashes, ","),
-		},
+		Config: configDesc, Annotations: annotations(m),
 	}
 	for _, c := range chunks {
 		om.Layers = append(om.Layers, c.desc)
@@ -170,8 +167,12 @@ func parseManifest(text []byte) (*ocispec.Manifest, error) {
 		return nil, err
 	}
 	switch {
-	case m.SchemaVersion != 2 || m.MediaType != ocispec.MediaTypeImageManifest:
+	case m.SchemaVersion != 2 || m.MediaType != ocispec.MediaTypeImageManifest && m.MediaType != dockerManifest:
 		return nil, invalid("it is no OCI image manifest")
+	case isImage(m):
+		if err := checkImage(m); err != nil {
+			return nil, err
+		}
 	case m.ArtifactType != Type:
 		return nil, invalid("it is %.100q, no bundle (%s)", m.ArtifactType, Type)
 	case m.Config.MediaType != ManifestType || m.Config.Size > bundle.MaxManifestSize:
@@ -225,7 +226,8 @@ func choose(text []byte, hashes []string) (ocispec.Descriptor, error) {
 	}
 	var bundles, fitting []ocispec.Descriptor
 	for _, d := range index.Manifests {
-		if d.MediaType != ocispec.MediaTypeImageManifest || d.ArtifactType != Type {
+		image := d.ArtifactType == "" && (d.Platform == nil || d.Platform.OS == imageOS && d.Platform.Architecture == imageArch)
+		if d.MediaType != ocispec.MediaTypeImageManifest || d.ArtifactType != Type && !image {
 			continue
 		}
 		if err := checkDescriptor(d); err != nil {

@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/content/oci"
 	"oras.land/oras-go/v2/errdef"
 	"oras.land/oras-go/v2/registry"
@@ -30,28 +30,39 @@ type Access struct {
 	PlainHTTP bool
 }
 
-// Place is where a bundle is or goes: a repository of a registry, or an OCI
-// layout folder.
+// Place is where a bundle is or goes: a repository of a registry, an OCI layout
+// folder or a tar archive of one.
 type Place struct {
-	target oras.Target // nil for a layout that Push makes
-	ref    string      // tag or digest
-	name   string      // as the caller wrote it
-	dir    string      // of a layout
+	target  target // nil for a layout or archive that Push makes
+	ref     string      // tag or digest
+	name    string      // as the caller wrote it
+	dir     string      // of a layout
+	archive string      // file of an archive
+}
+
+// target is what a registry's repository and an OCI layout have in common.
+type target interface {
+	content.Storage
+	content.TagResolver
 }
 
 // ErrReference says that a reference has no form that is known.
 var ErrReference = errors.New("invalid reference")
 
 // Open opens a place by its reference: HOST[:PORT]/REPOSITORY[:TAG|@DIGEST], the
-// same after docker://, or oci:FOLDER[:TAG]. The tag is latest where none is
-// given. A layout folder that is to be written is made by Push.
+// same after docker://, oci:FOLDER[:TAG] or oci-archive:FILE[:TAG], as
+// containers-transports(5) has them. The tag is latest where none is given. What
+// is to be written on this machine is made by Push.
 func Open(ctx context.Context, reference string, a Access, write bool) (*Place, error) {
 	if rest, ok := strings.CutPrefix(reference, "oci:"); ok {
 		return openLayout(ctx, reference, rest, write)
 	}
+	if rest, ok := strings.CutPrefix(reference, "oci-archive:"); ok {
+		return openArchive(ctx, reference, rest, write)
+	}
 	ref, err := registry.ParseReference(strings.TrimPrefix(reference, "docker://"))
 	if err != nil {
-		return nil, fmt.Errorf("%w: %q: %w: write HOST/REPOSITORY:TAG or oci:FOLDER:TAG", ErrReference, reference, err)
+		return nil, fmt.Errorf("%w: %q: %w: write HOST/REPOSITORY:TAG, oci:FOLDER:TAG or oci-archive:FILE:TAG", ErrReference, reference, err)
 	}
 	if ref.Reference == "" {
 		ref.Reference = "latest"
@@ -77,7 +88,7 @@ func Open(ctx context.Context, reference string, a Access, write bool) (*Place, 
 	}
 	// Registries that know the referrers API or not: we need no referrers.
 	_ = repo.SetReferrersCapability(true)
-	return &Place{repo, ref.Reference, reference, ""}, nil
+	return &Place{target: repo, ref: ref.Reference, name: reference}, nil
 }
 
 func openLayout(ctx context.Context, reference, rest string, write bool) (*Place, error) {
@@ -96,28 +107,46 @@ func openLayout(ctx context.Context, reference, rest string, write bool) (*Place
 		if err != nil {
 			return nil, fmt.Errorf("open OCI layout %s with its index.json: %w", dir, err)
 		}
-		return &Place{readOnly{store}, tag, reference, dir}, nil
+		return &Place{target: readOnly{store}, ref: tag, name: reference, dir: dir}, nil
 	}
 	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
 		if _, err := os.Stat(dir + "/oci-layout"); err != nil {
 			return nil, fmt.Errorf("open OCI layout %s: it is a folder with something else", dir)
 		}
 	}
-	return &Place{nil, tag, reference, dir}, nil
+	return &Place{ref: tag, name: reference, dir: dir}, nil
 }
 
-// make makes a layout folder that is to be written. It waits until the bundle
-// is known to be whole.
-func (p *Place) make(ctx context.Context) error {
-	if p.target != nil {
-		return nil
+// make makes what is to be written on this machine. It waits until the bundle is
+// known to be whole.
+func (p *Place) make(ctx context.Context) (err error) {
+	switch {
+	case p.target != nil:
+	case p.archive != "":
+		p.target, err = createArchive(p.archive)
+	default:
+		p.target, err = oci.NewWithContext(ctx, p.dir)
 	}
-	store, err := oci.NewWithContext(ctx, p.dir)
 	if err != nil {
-		return fmt.Errorf("open OCI layout %s: %w", p.dir, err)
+		return fmt.Errorf("open %s: %w", p.name, err)
 	}
-	p.target = store
 	return nil
+}
+
+// commit makes an archive appear, complete.
+func (p *Place) commit() error {
+	if a, ok := p.target.(*archiveWriter); ok {
+		return a.commit()
+	}
+	return nil
+}
+
+// abort removes an archive that was not committed.
+func (p *Place) abort() {
+	if a, ok := p.target.(*archiveWriter); ok {
+		a.file.Abort()
+		p.target = nil
+	}
 }
 
 // readOnly is a layout that is only read.

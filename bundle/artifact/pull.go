@@ -13,7 +13,6 @@ import (
 	"syscall"
 	"time"
 
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 	"oras.land/oras-go/v2/content"
 
@@ -45,33 +44,30 @@ func Pull(ctx context.Context, from *Place, dir string, o Options) (*Summary, er
 
 func pull(ctx context.Context, from *Place, work *outfile.Dir, o Options) (*Summary, error) {
 	t := o.tuned()
-	var m *bundle.Manifest
-	var chunks []chunk
-	var desc ocispec.Descriptor
+	var found *found
 	err := again(ctx, t.pause, func() (err error) {
 		ctx, cancel := context.WithTimeout(ctx, 2*t.stall)
 		defer cancel()
-		desc, m, chunks, err = resolve(ctx, from, o.Hosts)
+		found, err = resolve(ctx, from, o.Hosts)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
+	m := found.manifest
 	if err := clearOthers(work, m); err != nil {
 		return nil, err
 	}
-	count := newCounter(chunks, o.Step)
-	list, _ := parts(m)
-	for _, part := range list {
-		var own []chunk
-		for _, c := range chunks {
-			if c.part.File == part.File {
-				own = append(own, c)
-			}
-		}
-		if err := pullPart(ctx, from, work, part, own, o, count); err != nil {
-			return nil, err
-		}
+	var count *counter
+	if found.tarball != nil {
+		count = newCounter(found.tarball.size, o.Step)
+		err = pullImage(ctx, from, work, found, o, count)
+	} else {
+		count = newCounter(sizeOf(found.chunks), o.Step)
+		err = pullChunks(ctx, from, work, found, o, count)
+	}
+	if err != nil {
+		return nil, err
 	}
 	text, err := m.Marshal()
 	if err != nil {
@@ -83,60 +79,23 @@ func pull(ctx context.Context, from *Place, work *outfile.Dir, o Options) (*Summ
 	if err := work.WriteFile(bundle.ManifestFile, text, 0o644); err != nil {
 		return nil, err
 	}
-	return &Summary{string(desc.Digest), *m, count.total, count.moved.Load()}, nil
+	return &Summary{string(found.desc.Digest), *m, count.total, count.moved.Load()}, nil
 }
 
-// resolve fetches what says which layers there are.
-func resolve(ctx context.Context, from *Place, hosts []string) (ocispec.Descriptor, *bundle.Manifest, []chunk, error) {
-	fail := func(err error) (ocispec.Descriptor, *bundle.Manifest, []chunk, error) {
-		return ocispec.Descriptor{}, nil, nil, err
-	}
-	desc, err := from.target.Resolve(ctx, from.ref)
-	if err != nil {
-		return fail(err)
-	}
-	text, err := fetchSmall(ctx, from, desc, MaxManifest)
-	if err != nil {
-		return fail(err)
-	}
-	if desc.MediaType == ocispec.MediaTypeImageIndex {
-		if desc, err = choose(text, hosts); err != nil {
-			return fail(err)
+// pullChunks brings all parts of an artifact into the work folder.
+func pullChunks(ctx context.Context, from *Place, work *outfile.Dir, found *found, o Options, count *counter) error {
+	for _, part := range found.manifest.Parts() {
+		var own []chunk
+		for _, c := range found.chunks {
+			if c.part.File == part.File {
+				own = append(own, c)
+			}
 		}
-		if text, err = fetchSmall(ctx, from, desc, MaxManifest); err != nil {
-			return fail(err)
+		if err := pullPart(ctx, from, work, part, own, o, count); err != nil {
+			return err
 		}
 	}
-	om, err := parseManifest(text)
-	if err != nil {
-		return fail(err)
-	}
-	config, err := fetchSmall(ctx, from, om.Config, bundle.MaxManifestSize)
-	if err != nil {
-		return fail(err)
-	}
-	m, err := bundle.ParseManifest(config)
-	if err != nil {
-		return fail(err)
-	}
-	if err := checkHosts(m, hosts); err != nil {
-		return fail(err)
-	}
-	chunks, err := layOut(m, om.Layers)
-	if err != nil {
-		return fail(err)
-	}
-	return desc, m, chunks, nil
-}
-
-func fetchSmall(ctx context.Context, from *Place, desc ocispec.Descriptor, limit int64) ([]byte, error) {
-	if err := checkDescriptor(desc); err != nil {
-		return nil, err
-	}
-	if desc.Size > limit {
-		return nil, invalid("%s has %d bytes, at most %d", desc.Digest, desc.Size, limit)
-	}
-	return content.FetchAll(ctx, from.target, desc)
+	return nil
 }
 
 // pullPart brings a part into the work folder: linked from the older bundle
@@ -204,8 +163,7 @@ func takeOld(ctx context.Context, work *outfile.Dir, part bundle.Part, existing 
 		return nil, false, nil // nothing to be had from it
 	}
 	defer b.Close()
-	list, _ := parts(&b.Manifest)
-	for _, p := range list {
+	for _, p := range b.Manifest.Parts() {
 		if p.File != part.File {
 			continue
 		}
@@ -242,8 +200,7 @@ func openPartial(path string) (*os.File, error) {
 // clearOthers removes what an interrupted pull of another bundle left.
 func clearOthers(work *outfile.Dir, m *bundle.Manifest) error {
 	wanted := make(map[string]bool)
-	list, _ := parts(m)
-	for _, p := range list {
+	for _, p := range m.Parts() {
 		wanted[p.File] = true
 	}
 	entries, err := os.ReadDir(work.Path)
@@ -320,12 +277,13 @@ type counter struct {
 	step        func(Step)
 }
 
-func newCounter(chunks []chunk, step func(Step)) *counter {
-	c := &counter{step: step}
-	for _, k := range chunks {
-		c.total += k.desc.Size
+func newCounter(total int64, step func(Step)) *counter { return &counter{total: total, step: step} }
+
+func sizeOf(chunks []chunk) (size int64) {
+	for _, c := range chunks {
+		size += c.desc.Size
 	}
-	return c
+	return size
 }
 
 func (c *counter) add(n int64, moved bool) {

@@ -16,7 +16,8 @@ import (
 
 // Options of a transfer. The zero value is usable.
 type Options struct {
-	Parallel int        // chunks at a time, 0 for 4
+	Image    bool       // push: as an ordinary container image rather than an artifact
+	Parallel int        // chunks at a time, 0 for 4; a container image has one
 	Hosts    []string   // pull only a bundle that one of these host key hashes can start
 	Step     func(Step) // told how far it is, from several goroutines; may be nil
 	Existing string     // pull: folder of an older bundle whose bytes are used where they are the same
@@ -59,7 +60,18 @@ type Summary struct {
 // Push pushes a bundle to a place. Chunks that the place has are left out, so a
 // push that was interrupted goes on where it stopped. The tag is set last.
 func Push(ctx context.Context, b *bundle.Bundle, to *Place, o Options) (*Summary, error) {
-	t := o.tuned()
+	push := pushChunks
+	if o.Image {
+		push = pushImage
+	}
+	sum, err := push(ctx, b, to, o, o.tuned())
+	if err != nil {
+		return nil, fmt.Errorf("push to %s: %w", to.name, err)
+	}
+	return sum, nil
+}
+
+func pushChunks(ctx context.Context, b *bundle.Bundle, to *Place, o Options, t tuning) (*Summary, error) {
 	chunks, err := describe(ctx, b, t.chunk)
 	if err != nil {
 		return nil, err
@@ -71,18 +83,30 @@ func Push(ctx context.Context, b *bundle.Bundle, to *Place, o Options) (*Summary
 	if err := to.make(ctx); err != nil {
 		return nil, err
 	}
-	count := newCounter(chunks, o.Step)
+	defer to.abort()
+	count := newCounter(sizeOf(chunks), o.Step)
 	group, ctx2 := errgroup.WithContext(ctx)
 	group.SetLimit(o.parallel())
+	if to.archive != "" {
+		group.SetLimit(1) // its bytes are in an order
+	}
 	for _, c := range unique(chunks) {
 		group.Go(func() error {
 			return again(ctx2, t.pause, func() error { return pushChunk(ctx2, b, c, to, count, t.stall) })
 		})
 	}
 	if err := group.Wait(); err != nil {
-		return nil, fmt.Errorf("push to %s: %w", to.name, err)
+		return nil, err
 	}
-	err = again(ctx, t.pause, func() error {
+	if err := tag(ctx, to, t, configDesc, config, desc, manifest); err != nil {
+		return nil, err
+	}
+	return &Summary{string(desc.Digest), b.Manifest, count.total, count.moved.Load()}, nil
+}
+
+// tag pushes what makes layers a bundle, and names it: the last step.
+func tag(ctx context.Context, to *Place, t tuning, configDesc descriptor, config []byte, desc descriptor, manifest []byte) error {
+	err := again(ctx, t.pause, func() error {
 		if err := to.target.Push(ctx, configDesc, bytes.NewReader(config)); err != nil && !errors.Is(err, errdef.ErrAlreadyExists) {
 			return err
 		}
@@ -92,9 +116,9 @@ func Push(ctx context.Context, b *bundle.Bundle, to *Place, o Options) (*Summary
 		return to.target.Tag(ctx, desc, to.ref)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("push to %s: %w", to.name, err)
+		return err
 	}
-	return &Summary{string(desc.Digest), b.Manifest, count.total, count.moved.Load()}, nil
+	return to.commit()
 }
 
 func pushChunk(ctx context.Context, b *bundle.Bundle, c chunk, to *Place, count *counter, stall time.Duration) error {

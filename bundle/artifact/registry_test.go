@@ -1,6 +1,7 @@
 package artifact
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // fakeRegistry is as much of the OCI distribution API as bundles need, with
@@ -19,13 +21,14 @@ type fakeRegistry struct {
 	blobs     map[string][]byte // by digest
 	manifests map[string][]byte // by tag and by digest
 	types     map[string]string // media type by digest
+	sessions  map[string][]byte // uploads by address
 	user      string            // "user:password" that every request must give, "" for none
 	// fault answers a request in the registry's place; nil or false: it does not.
 	fault func(w http.ResponseWriter, r *http.Request) bool
 }
 
 func newRegistry(t testing.TB) *fakeRegistry {
-	g := &fakeRegistry{blobs: make(map[string][]byte), manifests: make(map[string][]byte), types: make(map[string]string)}
+	g := &fakeRegistry{blobs: make(map[string][]byte), manifests: make(map[string][]byte), types: make(map[string]string), sessions: make(map[string][]byte)}
 	g.Server = httptest.NewServer(g)
 	t.Cleanup(g.Close)
 	return g
@@ -69,10 +72,30 @@ func (g *fakeRegistry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case !ok:
 		w.WriteHeader(http.StatusNotFound)
 	case kind == "blobs" && r.Method == http.MethodPost:
-		w.Header().Set("Location", r.URL.Path+"session")
+		g.mu.Lock()
+		session := fmt.Sprintf("%ssession%d", r.URL.Path, len(g.sessions))
+		g.sessions[session] = nil
+		g.mu.Unlock()
+		w.Header().Set("Location", session)
 		w.WriteHeader(http.StatusAccepted)
+	case kind == "blobs" && r.Method == http.MethodPatch:
+		g.patch(w, r)
+	case kind == "blobs" && r.Method == http.MethodGet && strings.HasPrefix(name, "uploads/"):
+		g.mu.Lock()
+		have, ok := g.sessions[r.URL.Path]
+		g.mu.Unlock()
+		if !ok {
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		w.Header().Set("Location", r.URL.Path)
+		w.Header().Set("Range", fmt.Sprintf("0-%d", max(len(have)-1, 0)))
+		w.WriteHeader(http.StatusNoContent)
 	case kind == "blobs" && r.Method == http.MethodPut:
 		body, err := io.ReadAll(r.Body)
+		g.mu.Lock()
+		body = append(g.sessions[r.URL.Path], body...)
+		g.mu.Unlock()
 		want := r.URL.Query().Get("digest")
 		if err != nil || digestOf(body) != want {
 			w.WriteHeader(http.StatusBadRequest)
@@ -88,6 +111,26 @@ func (g *fakeRegistry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusCreated)
 	default:
 		g.get(w, r, kind, name)
+	}
+}
+
+// patch takes a piece of an upload.
+func (g *fakeRegistry) patch(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	have, ok := g.sessions[r.URL.Path]
+	switch {
+	case err != nil:
+		w.WriteHeader(http.StatusBadRequest)
+	case !ok:
+		w.WriteHeader(http.StatusNotFound)
+	case r.Header.Get("Content-Range") != fmt.Sprintf("%d-%d", len(have), len(have)+len(body)-1):
+		w.WriteHeader(http.StatusRequestedRangeNotSatisfiable)
+	default:
+		g.sessions[r.URL.Path] = append(have, body...)
+		w.Header().Set("Location", r.URL.Path)
+		w.WriteHeader(http.StatusAccepted)
 	}
 }
 
@@ -108,6 +151,10 @@ func (g *fakeRegistry) get(w http.ResponseWriter, r *http.Request, kind, name st
 	}
 	w.Header().Set("Content-Type", mediaType)
 	w.Header().Set("Docker-Content-Digest", digestOf(body))
+	if kind == "blobs" {
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(body)) // with Range
+		return
+	}
 	w.Header().Set("Content-Length", fmt.Sprint(len(body)))
 	if r.Method == http.MethodGet {
 		_, _ = w.Write(body)

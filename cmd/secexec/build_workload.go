@@ -49,7 +49,7 @@ func (b *buildFlags) addWorkload(cmd *cobra.Command) {
 	f.StringVar(&w.Hostname, "hostname", "", "the guest's host `NAME` (default: the workload's)")
 	b.field("hostname", "workload.hostname", func(f *buildfile.File) { f.Workload.Hostname = w.Hostname })
 	n := &w.Network
-	f.StringVar(&n.Mode, "network", "", "`dhcp|static|none` (default: dhcp, or static with --address)")
+	f.StringVar(&n.Mode, "network", "", "`dhcp|static|host|none` (default: dhcp, or static with --address)")
 	b.field("network", "workload.network.mode", func(f *buildfile.File) { f.Workload.Network.Mode = n.Mode })
 	f.StringArrayVar(&n.Addresses, "address", nil, "static `ADDRESS/BITS` (repeatable)")
 	b.field("address", "workload.network.addresses", func(f *buildfile.File) { f.Workload.Network.Addresses = n.Addresses })
@@ -130,15 +130,19 @@ func workloadOf(f *buildfile.File) (*owner.Workload, error) {
 
 func networkOf(n *buildfile.Network) (*sealed.Network, error) {
 	given := n.Addresses != nil || n.Gateways != nil || n.DNS != nil || n.Search != nil || n.MTU != 0
+	source, known := map[string]sealed.Source{"": sealed.DHCP, "dhcp": sealed.DHCP, "host": sealed.Host, "static": sealed.Static, "none": sealed.Static}[n.Mode]
 	switch {
-	case n.Mode != "" && n.Mode != "dhcp" && n.Mode != "static" && n.Mode != "none":
-		return nil, usageError{fmt.Errorf("--network %s is none of dhcp, static, none", n.Mode)}
+	case !known:
+		return nil, usageError{fmt.Errorf("--network %s is none of dhcp, static, host, none", n.Mode)}
 	case n.Mode == "none" && given:
 		return nil, usageError{errors.New("no network, but addresses or the like for it: say one")}
 	case n.Mode == "none" || n.Mode == "" && !given:
 		return nil, nil
 	}
-	s := &sealed.Network{DHCP: n.Mode == "dhcp" || n.Mode == "" && n.Addresses == nil, MTU: uint16(n.MTU), Search: n.Search}
+	if n.Mode == "" && n.Addresses != nil {
+		source = sealed.Static
+	}
+	s := &sealed.Network{Source: source, MTU: uint16(n.MTU), Search: n.Search}
 	for _, text := range n.Addresses {
 		p, err := netip.ParsePrefix(text)
 		if err != nil {
@@ -177,12 +181,8 @@ func showWorkload(f *buildfile.File, plan *owner.Plan, res *owner.Result) {
 	}
 	w.StopTime, w.MaxRestart, w.Window, w.Hostname = int(s.StopSeconds), int(s.MaxRestarts), int(s.WindowSecs), s.Hostname
 	w.Restart = []string{"never", "on-failure", "always"}[s.Restart]
-	switch {
-	case s.Network == nil:
-		w.Network.Mode = "none"
-	case s.Network.DHCP:
-		w.Network.Mode = "dhcp"
-	default:
-		w.Network.Mode = "static"
+	w.Network.Mode = "none"
+	if s.Network != nil {
+		w.Network.Mode = []string{"static", "dhcp", "host"}[s.Network.Source]
 	}
 }

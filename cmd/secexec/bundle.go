@@ -29,23 +29,26 @@ func newBundle() *cobra.Command {
 
 func newBundleShow() *cobra.Command {
 	var format formatFlags
+	var flags transferFlags
 	cmd := &cobra.Command{
-		Use:   "show BUNDLE",
+		Use:   "show BUNDLE|REFERENCE",
 		Short: "Show a bundle's manifest",
 		Long: `Show prints what a bundle holds; with --format libvirt the XML of a domain that
 runs it, for a provider without a hostagent. The domain's disks are the bundle's
 own files, which the guest writes to: show a copy. Blank disks are no files of
-the bundle: make them there by truncate --size SIZE FILE.`,
+the bundle: make them there by truncate --size SIZE FILE.
+
+A bundle that is not a folder is named with its transport: docker://HOST/..., oci:
+or oci-archive:. Of it only the manifest is fetched.`,
 		Example: `  secexec bundle show hello
+  secexec bundle show docker://registry.example.com/team/hello:1
   secexec bundle show /var/lib/libvirt/images/hello --format libvirt`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			b, err := bundle.Open(args[0])
+			m, err := flags.manifest(cmd, args[0])
 			if err != nil {
 				return err
 			}
-			defer b.Close()
-			m := &b.Manifest
 			pairs := []string{
 				"name", m.Name, "image id", m.Image.ID, "identity", m.Identity, "memory", fmt.Sprintf("%d MiB", m.MemoryMiB),
 				"image", fmt.Sprintf("%s, %s", m.Image.File, mib(m.Image.Size)),
@@ -64,10 +67,16 @@ the bundle: make them there by truncate --size SIZE FILE.`,
 				pairs = append(pairs, "key slot", s.HostKeyHash+" "+s.Subject)
 			}
 			return format.print(cmd, func() error { return term.Fields(cmd.OutOrStdout(), pairs...) }, m,
-				func() (*libvirt.Guest, error) { return bundleDomain(args[0], m) })
+				func() (*libvirt.Guest, error) {
+					if isReference(args[0]) {
+						return nil, usageError{errors.New("--format libvirt is for a bundle folder: the domain's disks are its files")}
+					}
+					return bundleDomain(args[0], m)
+				})
 		},
 	}
 	format.add(cmd)
+	flags.addAccess(cmd)
 	return cmd
 }
 
@@ -76,23 +85,28 @@ var errBundle = errors.New("bundle does not verify")
 
 func newBundleVerify() *cobra.Command {
 	var identity string
+	var flags transferFlags
 	cmd := &cobra.Command{
-		Use:   "verify BUNDLE",
+		Use:   "verify BUNDLE|REFERENCE",
 		Short: "Check a bundle's digests, and that its image has the key slots that its manifest names",
 		Long: `Verify reads every part and checks its digest, and that the key slots of the SE
 header are those of the manifest. With --identity, the public key from the
 owner's secrets, also that readiness reports are to be checked with that key.
 
 The manifest is not signed: verify finds damage, not an adversary. What the
-guest trusts is in the image, which protects itself.`,
-		Example: `  secexec bundle verify hello`,
-		Args:    cobra.ExactArgs(1),
+guest trusts is in the image, which protects itself.
+
+A bundle that is not a folder is named with its transport, docker://HOST/..., oci:
+or oci-archive:, and pulled to a temporary folder, which TMPDIR names.`,
+		Example: `  secexec bundle verify hello
+  secexec bundle verify docker://registry.example.com/team/hello:1`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			b, err := bundle.Open(args[0])
+			b, done, err := flags.openBundle(cmd, args[0])
 			if err != nil {
 				return err
 			}
-			defer b.Close()
+			defer done()
 			if identity != "" {
 				text, err := readSmall(identity, 4<<10)
 				if err != nil {
@@ -117,6 +131,7 @@ guest trusts is in the image, which protects itself.`,
 		},
 	}
 	cmd.Flags().StringVar(&identity, "identity", "", "the owner's identity.pub")
+	flags.add(cmd)
 	return cmd
 }
 

@@ -3,6 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -20,11 +23,17 @@ type transferFlags struct {
 }
 
 func (t *transferFlags) add(cmd *cobra.Command) {
+	t.addAccess(cmd)
+	cmd.Flags().IntVar(&t.parallel, "parallel", 4, "chunks that are transferred at a time")
+}
+
+// addAccess adds the flags that say how to reach a registry.
+func (t *transferFlags) addAccess(cmd *cobra.Command) {
+	t.parallel = 1
 	f := cmd.Flags()
 	f.StringVar(&t.access.AuthFile, "authfile", "", "file with registry credentials (default: podman's, then docker's)")
 	f.BoolVar(&t.tlsVerify, "tls-verify", true, "require HTTPS and verify certificates")
 	f.BoolVar(&t.access.PlainHTTP, "plain-http", false, "talk plain HTTP")
-	f.IntVar(&t.parallel, "parallel", 4, "chunks that are transferred at a time")
 }
 
 func (t *transferFlags) open(cmd *cobra.Command, reference string, write bool) (*artifact.Place, error) {
@@ -41,17 +50,31 @@ func (t *transferFlags) open(cmd *cobra.Command, reference string, write bool) (
 
 func newBundlePush() *cobra.Command {
 	var flags transferFlags
+	var format string
 	cmd := &cobra.Command{
 		Use:   "push BUNDLE REFERENCE",
-		Short: "Push a bundle to a registry or an OCI layout folder",
-		Long: `Push makes an OCI artifact of a bundle: HOST[:PORT]/REPOSITORY[:TAG] in a
-registry, or oci:FOLDER[:TAG]. Parts go in chunks of 16 MiB or more; what the
-other side has is left out, so a push that was interrupted goes on where it
-stopped. The tag is set when all is there.`,
+		Short: "Push a bundle to a registry, an OCI layout folder or an archive",
+		Long: `Push brings a bundle to HOST[:PORT]/REPOSITORY[:TAG] in a registry, to
+oci:FOLDER[:TAG], or to the tar archive oci-archive:FILE[:TAG].
+
+--format artifact makes an OCI artifact, for hostagents: parts go in chunks of
+16 MiB or more, several at a time, and chunks that the other side has are left out.
+
+--format image makes an ordinary container image for linux/s390x, for containerd
+and Kubernetes with the runtime secexec: one layer, in whose root are the files of
+the bundle. The layer is not compressed, because encrypted disks don't become
+smaller. It too goes in pieces of 16 MiB, to registries that take pieces.
+
+A push that was interrupted goes on where it stopped. The tag is set when all is
+there. The same bundle makes the same bytes. Neither form holds a secret.`,
 		Example: `  secexec bundle push hello registry.example.com/team/hello:1
-  secexec bundle push hello oci:layout:1`,
+  secexec bundle push --format image hello registry.example.com/team/hello:1
+  secexec bundle push --format image hello oci-archive:hello.tar:example.com/hello:1`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if format != "artifact" && format != "image" {
+				return usageError{fmt.Errorf("--format %q: it is artifact or image", format)}
+			}
 			b, err := bundle.Open(args[0])
 			if err != nil {
 				return err
@@ -63,7 +86,7 @@ stopped. The tag is set when all is there.`,
 			}
 			progress := term.NewProgress(cmd.ErrOrStderr(), "push")
 			sum, err := artifact.Push(cmd.Context(), b, to, artifact.Options{
-				Parallel: flags.parallel, Step: func(s artifact.Step) { progress.Set(s.Done, s.Total) },
+				Image: format == "image", Parallel: flags.parallel, Step: func(s artifact.Step) { progress.Set(s.Done, s.Total) },
 			})
 			progress.End()
 			if err != nil {
@@ -73,6 +96,7 @@ stopped. The tag is set when all is there.`,
 		},
 	}
 	flags.add(cmd)
+	cmd.Flags().StringVarP(&format, "format", "f", "artifact", "artifact, for hostagents, or image, for containerd and Kubernetes")
 	return cmd
 }
 
@@ -83,8 +107,9 @@ func newBundlePull() *cobra.Command {
 	var update bool
 	cmd := &cobra.Command{
 		Use:   "pull REFERENCE -o BUNDLE",
-		Short: "Pull a bundle from a registry or an OCI layout folder",
-		Long: `Pull makes a bundle folder of what push made. All digests are checked; the
+		Short: "Pull a bundle from a registry, an OCI layout folder or an archive",
+		Long: `Pull makes a bundle folder of what push made, in either form, also after other
+tools compressed a container image's layer. All digests are checked; the
 folder appears complete or not at all. A pull that was interrupted keeps what
 came in a hidden folder beside the output, and the same command fetches the rest.
 
@@ -127,6 +152,67 @@ host can start.`,
 	f.StringArrayVarP(&hosts, "host-key-document", "k", nil, "host key document, or its hash in hex, of the host that is to run it (repeatable)")
 	_ = cmd.MarkFlagRequired("output")
 	return cmd
+}
+
+// openBundle opens a bundle that is a folder, or elsewhere by a reference with a
+// transport (docker://, oci:, oci-archive:), which it pulls for as long as done
+// is not called.
+func (t *transferFlags) openBundle(cmd *cobra.Command, name string) (b *bundle.Bundle, done func(), err error) {
+	remove, dir := func() {}, name
+	if isReference(name) {
+		from, err := t.open(cmd, name, false)
+		if err != nil {
+			return nil, nil, err
+		}
+		tmp, err := os.MkdirTemp("", "secexec-*")
+		if err != nil {
+			return nil, nil, fmt.Errorf("make a folder for the bundle: %w", err)
+		}
+		remove = func() { _ = os.RemoveAll(tmp) }
+		dir = filepath.Join(tmp, "bundle")
+		progress := term.NewProgress(cmd.ErrOrStderr(), "pull")
+		_, err = artifact.Pull(cmd.Context(), from, dir, artifact.Options{
+			Parallel: t.parallel, Step: func(s artifact.Step) { progress.Set(s.Done, s.Total) },
+		})
+		progress.End()
+		if err != nil {
+			remove()
+			return nil, nil, err
+		}
+	}
+	if b, err = bundle.Open(dir); err != nil {
+		remove()
+		return nil, nil, err
+	}
+	return b, func() { b.Close(); remove() }, nil
+}
+
+// manifest reads the bundle.json of a bundle that is a folder or a reference.
+func (t *transferFlags) manifest(cmd *cobra.Command, name string) (*bundle.Manifest, error) {
+	if isReference(name) {
+		from, err := t.open(cmd, name, false)
+		if err != nil {
+			return nil, err
+		}
+		return artifact.ReadManifest(cmd.Context(), from, artifact.Options{})
+	}
+	b, err := bundle.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer b.Close()
+	return &b.Manifest, nil
+}
+
+// isReference tells a reference from the path of a folder: by its transport,
+// without which it could be either.
+func isReference(name string) bool {
+	for _, transport := range []string{"docker://", "oci:", "oci-archive:"} {
+		if strings.HasPrefix(name, transport) {
+			return true
+		}
+	}
+	return false
 }
 
 func showTransfer(cmd *cobra.Command, where string, sum *artifact.Summary, there string) error {

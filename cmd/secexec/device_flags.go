@@ -166,6 +166,9 @@ func networkWords(n *hostagentv1.Network) string {
 	if n.Kind == "tap" {
 		return fmt.Sprintf("tap interface %s, %s, %d queues", n.Tap, n.Mac, n.Queues)
 	}
+	if n.Kind == "handed" {
+		return fmt.Sprintf("tap interface handed over at %s, %s, %d queues", n.Socket, n.Mac, n.Queues)
+	}
 	text := n.Kind + ", " + n.Mac
 	for _, p := range n.Publish {
 		text += fmt.Sprintf(", 127.0.0.1:%d is its port %d", p.NodePort, p.GuestPort)
@@ -197,6 +200,9 @@ func networksJSON(networks []*hostagentv1.Network) []map[string]any {
 		m := map[string]any{"kind": n.Kind, "mac": n.Mac, "queues": n.Queues}
 		if n.Tap != "" {
 			m["tap"] = n.Tap
+		}
+		if n.Socket != "" {
+			m["socket"] = n.Socket
 		}
 		for _, p := range n.Publish {
 			published, _ := m["publish"].([]map[string]any)

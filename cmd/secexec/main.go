@@ -103,7 +103,7 @@ func newRoot() *cobra.Command {
 		&cobra.Group{ID: "owner", Title: "Workload owner:"},
 		&cobra.Group{ID: "operator", Title: "Provider operator:"},
 	)
-	for _, cmd := range []*cobra.Command{newHostkey(), newImage(), newDisk(), newBootdisk(), newKernel(), newBuild(), newBundle(), newConnect(), newEmulate()} {
+	for _, cmd := range []*cobra.Command{newHostkey(), newImage(), newDisk(), newBootdisk(), newKernel(), newBuild(), newBundle(), newKubernetes(), newConnect(), newEmulate()} {
 		cmd.GroupID = "owner"
 		root.AddCommand(cmd)
 	}

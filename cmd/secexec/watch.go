@@ -181,6 +181,6 @@ func newNode() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	agent.add(cmd)
-	cmd.AddCommand(newNodeCheck())
+	cmd.AddCommand(newNodeCheck(), newNodeKubernetes())
 	return cmd
 }

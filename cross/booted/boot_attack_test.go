@@ -65,6 +65,19 @@ var misfit = sync.OnceValues(func() (string, error) {
 	return p.Bundle, err
 })
 
+// foreign is sealed with an init that the kernel can't run, which shows at the
+// hand-over alone: guestagent has the port then.
+var foreign = sync.OnceValues(func() (string, error) {
+	root := filepath.Join(lab.dir, "foreign-root")
+	if err := makeRoot(root, nil); err != nil {
+		return "", err
+	}
+	if err := os.WriteFile(filepath.Join(root, "sbin/init"), []byte("no program of any machine\n"), 0o755); err != nil {
+		return "", err
+	}
+	return build("foreign", root, "host-a", 256)
+})
+
 // of makes a bundle function of what builds one once.
 func of(build func() (string, error)) func(*testing.T) string {
 	return func(t *testing.T) string {
@@ -171,6 +184,7 @@ var bootAttacks = []attack{
 	{name: "gives 64 MiB of memory", want: "G102", memory: 64},
 	{name: "gives 96 MiB of memory", want: "runs", memory: 96, after: clean},
 	{name: "nothing: a module of the sealed image does not fit the kernel", want: "G103", quick: true, bundle: of(misfit)},
+	{name: "nothing: the root's init is no program of this machine", want: "G111", quick: true, bundle: of(foreign)},
 	{
 		name: "takes the disk away before the guest looks", want: "G104", silence: 5 * time.Second,
 		sed: func(*testing.T, *victim) string {

@@ -143,6 +143,14 @@ func TestChannel(t *testing.T) {
 			time.Sleep(50 * time.Millisecond)
 		}
 	})
+	t.Run("no memory", func(t *testing.T) { // the kernel takes the program, not guestagent
+		cmd := n.command("connect", "exec", "g", "--secrets", secrets, "--", "init", "eat")
+		if out, err := cmd.CombinedOutput(); cmd.ProcessState.ExitCode() != 128+9 {
+			t.Errorf("%v\n%s", err, out)
+		}
+		connect("token there", "status", "g", "--secrets", secrets)
+		run("0\n", "init", "cat", "/proc/self/oom_score_adj")
+	})
 	t.Run("strangers", func(t *testing.T) {
 		wrong := filepath.Join(t.TempDir(), "wrong")
 		if err := os.WriteFile(wrong, bytes.Repeat([]byte{7}, 32), 0o600); err != nil {
@@ -156,15 +164,24 @@ func TestChannel(t *testing.T) {
 		}
 	})
 	t.Run("agent", func(t *testing.T) {
-		out := run("VmRSS", "init", "agent")
-		t.Log(out)
 		var rss, switches int
-		for line := range strings.Lines(out) {
-			_, _ = fmt.Sscanf(line, "VmRSS: %d kB", &rss)
-			_, _ = fmt.Sscanf(line, "switches: %d", &switches)
+		var score string
+		for range 5 { // on a busy machine what came before may not be over; one quiet time is proof
+			out := run("VmRSS", "init", "agent")
+			for line := range strings.Lines(out) {
+				_, _ = fmt.Sscanf(line, "VmRSS: %d kB", &rss)
+				_, _ = fmt.Sscanf(line, "switches: %d", &switches)
+			}
+			if score = out; switches <= 2 {
+				t.Log(out)
+				break
+			}
 		}
 		if rss == 0 || rss > 12<<10 {
 			t.Errorf("guestagent has %d KiB, at most 12 MiB", rss)
+		}
+		if !strings.Contains(score, "oom_score_adj: -1000\n") {
+			t.Errorf("guestagent may be killed for want of memory: %s", score)
 		}
 		if switches > 2 { // in four seconds, beside what this call itself costs
 			t.Errorf("guestagent ran %d times while nobody wanted anything", switches)

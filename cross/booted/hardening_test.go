@@ -42,7 +42,7 @@ func TestHardening(t *testing.T) {
 	console := n.says("g", "testinit: waits")
 	for _, want := range []string{
 		`sysctl kernel/core_pattern \|/bin/false <nil>`, `sysctl kernel/sysrq 0 `, `sysctl kernel/dmesg_restrict 1 `, `sysctl kernel/kptr_restrict 2 `,
-		`sysctl kernel/perf_event_paranoid 3 `, `sysctl kernel/unprivileged_bpf_disabled 1 `, `sysctl kernel/yama/ptrace_scope 2 `,
+		`sysctl kernel/panic_on_oops 1 `, `sysctl kernel/perf_event_paranoid 3 `, `sysctl kernel/unprivileged_bpf_disabled 1 `, `sysctl kernel/yama/ptrace_scope 2 `,
 		`sysctl kernel/kexec_load_disabled (1 <nil>|.*no such file)`, `sysctl fs/suid_dumpable 0 `, `sysctl fs/protected_fifos 1 `, `sysctl fs/protected_hardlinks 1 `,
 		`sysctl fs/protected_regular 2 `, `sysctl fs/protected_symlinks 1 `, `sysctl net/core/bpf_jit_harden (2 <nil>|.*no such file)`,
 		`sysctl vm/swappiness 7 `, `sysctl kernel/modules_disabled 1 `,

@@ -133,8 +133,7 @@ func TestForgedIntegrity(t *testing.T) {
 				return
 			}
 			console := n.console(name)
-			// At the hand-over the port is guestagent's: the console alone says why.
-			if g.State != "failed" || g.Failure.Code != c.code && c.code != "G111" || !strings.Contains(console, "secexec: guest stopped: "+c.code) {
+			if g.State != "failed" || g.Failure.Code != c.code || !strings.Contains(console, "secexec: guest stopped: "+c.code) {
 				t.Errorf("guest is %v, wants failure %s\n%s", g, c.code, console)
 			}
 			if strings.Contains(console, "testinit") || strings.Contains(console, integrityContent) {

@@ -28,6 +28,8 @@ var parameters = []parameter{
 	// The host types on the console: no key of its may make the kernel show
 	// registers and tasks there, or restart.
 	{sealed.Sysctl{Name: "kernel.sysrq", Value: "0"}, true},
+	// A kernel that found itself wrong does not go on with what it guards.
+	{sealed.Sysctl{Name: "kernel.panic_on_oops", Value: "1"}, false},
 	// Ways from a process into the kernel or into another process.
 	{sealed.Sysctl{Name: "kernel.kexec_load_disabled", Value: "1"}, false},
 	{sealed.Sysctl{Name: "kernel.perf_event_paranoid", Value: "3"}, false},

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/secexec/secexec/proto/network"
 	"github.com/secexec/secexec/sealed"
 )
 
@@ -56,8 +57,6 @@ const (
 const (
 	minLease = time.Minute        // shorter ones are refused
 	maxLease = 7 * 24 * time.Hour // longer ones are renewed as if they were this long
-	minMTU   = 576
-	maxMTU   = 9000
 )
 
 // ErrDHCP is wrapped by every error about a server's message.
@@ -188,7 +187,7 @@ func (l *Lease) fill(options *[256][]byte) error {
 		return fmt.Errorf("%w: netmask %d.%d.%d.%d", ErrDHCP, mask[0], mask[1], mask[2], mask[3])
 	}
 	l.Address = netip.PrefixFrom(own, bits)
-	if !machine(own) || edge(l.Address) || own == l.Server {
+	if !machine(own) || network.Edge(l.Address) || own == l.Server {
 		return fmt.Errorf("%w: address %s", ErrDHCP, l.Address)
 	}
 	seconds := options[optLease]
@@ -217,7 +216,7 @@ func (l *Lease) fill(options *[256][]byte) error {
 		l.Domain = d
 	}
 	if d := options[optMTU]; len(d) == 2 {
-		if mtu := binary.BigEndian.Uint16(d); mtu >= minMTU && mtu <= maxMTU {
+		if mtu := binary.BigEndian.Uint16(d); mtu >= network.MinMTU && mtu <= network.MaxMTU {
 			l.MTU = mtu
 		}
 	}
@@ -243,23 +242,9 @@ func address(b []byte) (netip.Addr, error) {
 	return a, nil
 }
 
-// machine tells whether an IPv4 address can be that of a machine on the
-// network: not of this one's loopback, above all.
-func machine(a netip.Addr) bool {
-	first := a.As4()[0]
-	return first != 0 && first < 224 && !a.IsLoopback() && !a.IsLinkLocalUnicast()
-}
-
-// edge tells whether an address is its network's own, or its broadcast address.
-func edge(p netip.Prefix) bool {
-	if p.Bits() > 30 {
-		return false // RFC 3021
-	}
-	raw := p.Addr().As4()
-	hosts := ^uint32(0) >> p.Bits()
-	host := binary.BigEndian.Uint32(raw[:]) & hosts
-	return host == 0 || host == hosts
-}
+// machine tells whether an address can be that of a machine that a DHCP server
+// speaks of.
+func machine(a netip.Addr) bool { return network.Machine(a) && !a.IsLinkLocalUnicast() }
 
 // maskBits counts a netmask's bits, which must be the leading ones.
 func maskBits(mask uint32) (bits int, ok bool) {

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/secexec/secexec/proto/network"
 )
 
 var mac = [macSize]byte{2, 0, 0, 1, 2, 3}
@@ -212,7 +214,7 @@ func FuzzMessage(f *testing.F) {
 			return
 		}
 		if !machine(l.Address.Addr()) || l.Address.Bits() < 8 || l.T1 < minLease/2 || l.T1 >= l.T2 || l.T2 >= l.End || l.End > maxLease ||
-			l.MTU != 0 && (l.MTU < minMTU || l.MTU > maxMTU) || len(l.NameServers) > maxListed || l.Gateway.IsValid() && !machine(l.Gateway) {
+			l.MTU != 0 && (l.MTU < network.MinMTU || l.MTU > network.MaxMTU) || len(l.NameServers) > maxListed || l.Gateway.IsValid() && !machine(l.Gateway) {
 			t.Errorf("lease out of bounds: %+v", l)
 		}
 	})

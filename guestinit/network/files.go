@@ -10,7 +10,7 @@ import (
 
 // resolvConf is the text of /etc/resolv.conf: the owner's name servers first,
 // then the network's, as many as the C library reads. Nothing to say is "".
-func resolvConf(n *sealed.Network, l *Lease) string {
+func resolvConf(n *sealed.Network, ndots uint8, l *Lease) string {
 	var servers []netip.Addr
 	var search []string
 	if n != nil {
@@ -28,6 +28,9 @@ func resolvConf(n *sealed.Network, l *Lease) string {
 	}
 	if len(search) > 0 {
 		b.WriteString("search " + strings.Join(search, " ") + "\n")
+	}
+	if ndots > 0 {
+		fmt.Fprintf(&b, "options ndots:%d\n", ndots)
 	}
 	return b.String()
 }

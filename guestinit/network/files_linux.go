@@ -17,7 +17,7 @@ const filesDir = "/run/secexec/network"
 // They lie in memory and are mounted over the root's own, which stay as they
 // are: so a root that can't be written has them, too. resolv.conf stays open:
 // by its path a program might lead a later writer elsewhere.
-func writeFiles(dir, root, hostname string, n *sealed.Network, l *Lease) (resolv *os.File, err error) {
+func writeFiles(dir, root, hostname string, n *sealed.Network, ndots uint8, l *Lease) (resolv *os.File, err error) {
 	defer func() {
 		if err != nil && resolv != nil {
 			resolv.Close()
@@ -32,7 +32,7 @@ func writeFiles(dir, root, hostname string, n *sealed.Network, l *Lease) (resolv
 	}{
 		{"hostname", hostname + "\n", hostname != "", false},
 		{"hosts", hosts(hostname, n, l), true, false},
-		{"resolv.conf", resolvConf(n, l), n != nil, resolvConf(n, l) != ""},
+		{"resolv.conf", resolvConf(n, ndots, l), n != nil, resolvConf(n, ndots, l) != ""},
 	} {
 		if !f.use {
 			continue

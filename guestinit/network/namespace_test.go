@@ -72,6 +72,7 @@ func TestInside(t *testing.T) {
 	t.Run("no network", testNone)
 	t.Run("DHCP", testDHCP)
 	t.Run("static", testStatic)
+	t.Run("host", testHost)
 	t.Run("no server", testNoServer)
 	t.Run("two interfaces", testTwo)
 	t.Run("QEMU's user network", testSlirp)
@@ -257,7 +258,7 @@ func testDHCP(t *testing.T) {
 	first := good(3600)
 	options.Store(&first)
 	go server(f, func() [][]byte { return *options.Load() }, asked)
-	i, err := upWithin(t, guest(t, &sealed.Network{DHCP: true, NameServers: []netip.Addr{addr("2001:db8::53")}}), 20*time.Second)
+	i, err := upWithin(t, guest(t, &sealed.Network{Source: sealed.DHCP, NameServers: []netip.Addr{addr("2001:db8::53")}}), 20*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -330,18 +331,18 @@ func testStatic(t *testing.T) {
 
 func testNoServer(t *testing.T) {
 	tap(t, "tap0")
-	if _, err := upWithin(t, guest(t, &sealed.Network{DHCP: true}), 300*time.Millisecond); !errors.Is(err, ErrNoLease) {
+	if _, err := upWithin(t, guest(t, &sealed.Network{Source: sealed.DHCP}), 300*time.Millisecond); !errors.Is(err, ErrNoLease) {
 		t.Errorf("got %v", err)
 	}
 }
 
 func testTwo(t *testing.T) {
-	if _, err := upWithin(t, guest(t, &sealed.Network{DHCP: true}), 100*time.Millisecond); !errors.Is(err, ErrNoInterface) {
+	if _, err := upWithin(t, guest(t, &sealed.Network{Source: sealed.DHCP}), 100*time.Millisecond); !errors.Is(err, ErrNoInterface) {
 		t.Errorf("without an interface: %v", err)
 	}
 	tap(t, "tap0")
 	tap(t, "tap1")
-	if _, err := upWithin(t, guest(t, &sealed.Network{DHCP: true}), 20*time.Second); !errors.Is(err, ErrTwo) {
+	if _, err := upWithin(t, guest(t, &sealed.Network{Source: sealed.DHCP}), 20*time.Second); !errors.Is(err, ErrTwo) {
 		t.Errorf("with two: %v", err)
 	}
 }
@@ -360,7 +361,7 @@ func testSlirp(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { cmd.Process.Kill(); cmd.Wait() }()
-	i, err := upWithin(t, guest(t, &sealed.Network{DHCP: true}), Wait)
+	i, err := upWithin(t, guest(t, &sealed.Network{Source: sealed.DHCP}), Wait)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -379,7 +380,7 @@ func testSlirp(t *testing.T) {
 }
 
 func testFiles(t *testing.T) {
-	n := &sealed.Network{DHCP: true}
+	n := &sealed.Network{Source: sealed.DHCP}
 	l := &Lease{Address: netip.MustParsePrefix("192.0.2.77/24"), NameServers: []netip.Addr{addr("192.0.2.2")}}
 	const want = "nameserver 192.0.2.2\n"
 	for name, c := range map[string]struct {
@@ -407,7 +408,7 @@ func testFiles(t *testing.T) {
 		if err := errors.Join(os.MkdirAll(root+"/etc", 0o755), os.WriteFile(outside, []byte("outside"), 0o644), c.make(root)); err != nil {
 			t.Fatal(err)
 		}
-		resolv, err := writeFiles(filepath.Join(filepath.Dir(root), "run"), root, "guest", n, l)
+		resolv, err := writeFiles(filepath.Join(filepath.Dir(root), "run"), root, "guest", n, 0, l)
 		if (err == nil) != c.ok {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -8,7 +8,7 @@ import (
 )
 
 // Numbers of rtnetlink (linux/netlink.h, rtnetlink.h, if_link.h, if_addr.h,
-// if.h, if_arp.h). They are the same on every machine; the order of bytes is
+// if.h, if_arp.h, neighbour.h). They are the same on every machine; the order of bytes is
 // the machine's own.
 const (
 	nlmsgError   = 2
@@ -18,6 +18,7 @@ const (
 	rtmNewAddr   = 20
 	rtmDelAddr   = 21
 	rtmNewRoute  = 24
+	rtmNewNeigh  = 28
 	flagRequest  = 0x1
 	flagAck      = 0x4
 	flagReplace  = 0x100
@@ -32,6 +33,8 @@ const (
 	ifaLocal     = 2
 	ifaFlags     = 8
 	ifaNoDAD     = 0x02
+	ndaDst       = 1
+	ndaAddress   = 2
 	rtaOIF       = 4
 	rtaGateway   = 5
 	linkUp       = 0x1
@@ -45,6 +48,7 @@ const (
 	protoDHCP    = 16
 	typeUnicast  = 1
 	nextOnLink   = 4 // RTNH_F_ONLINK
+	nudPermanent = 0x80
 
 	netlinkHeader = 16
 	linkHeader    = 16 // struct ifinfomsg
@@ -143,6 +147,13 @@ func addDefault(order binary.ByteOrder, seq, index uint32, gateway netip.Addr, p
 	r := newRequest(order, rtmNewRoute, flagAck|flagCreate|flagReplace, seq)
 	r.u8(family(gateway), 0, 0, 0, tableMain, protocol, 0, typeUnicast).u32(nextOnLink)
 	return r.attribute(rtaGateway, gateway.AsSlice()).attribute32(rtaOIF, index).bytes()
+}
+
+// setNeighbour says for good what hardware address a machine has.
+func setNeighbour(order binary.ByteOrder, seq, index uint32, a netip.Addr, mac [macSize]byte) []byte {
+	r := newRequest(order, rtmNewNeigh, flagAck|flagCreate|flagReplace, seq)
+	r.u8(family(a), 0).u16(0).u32(index).u16(nudPermanent).u8(0, typeUnicast)
+	return r.attribute(ndaDst, a.AsSlice()).attribute(ndaAddress, mac[:]).bytes()
 }
 
 func family(a netip.Addr) uint8 {

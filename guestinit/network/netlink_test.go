@@ -41,6 +41,8 @@ func TestGoldenRequests(t *testing.T) {
 			changeAddress(order, 6, 3, netip.MustParsePrefix("192.0.2.7/24"), false),
 			addDefault(order, 7, 3, netip.MustParseAddr("192.0.2.1"), protoDHCP),
 			addDefault(order, 8, 3, netip.MustParseAddr("fe80::1"), protoBoot),
+			setNeighbour(order, 9, 3, netip.MustParseAddr("169.254.1.1"), [macSize]byte{2, 0, 0, 1, 2, 3}),
+			setNeighbour(order, 10, 3, netip.MustParseAddr("fe80::1"), [macSize]byte{2, 0, 0, 1, 2, 3}),
 		} {
 			b = append(b, m...)
 		}

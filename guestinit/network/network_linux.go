@@ -1,6 +1,6 @@
 // Package network brings up the network of a guest whose program guestinit
-// supervises: loopback, one interface, static addresses or DHCP, name servers,
-// host name. It speaks to the kernel by rtnetlink and to the DHCP server
+// supervises: loopback, one interface, static addresses, DHCP or the host's
+// description, name servers, host name. It speaks to the kernel by rtnetlink and to the DHCP server
 // itself: guestinit has no room for libraries that do more.
 //
 // The network is the host's. Nothing from it is believed but addresses within
@@ -18,6 +18,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/secexec/secexec/guestinit/progress"
+	"github.com/secexec/secexec/proto/network"
 	"github.com/secexec/secexec/sealed"
 )
 
@@ -32,12 +34,14 @@ const (
 
 // Errors of Up.
 var (
-	ErrNoInterface = errors.New("no network interface")
-	ErrTwo         = errors.New("several network interfaces")
-	ErrSetUp       = errors.New("network interface can't be set up")
-	ErrNoLease     = errors.New("no DHCP lease in time")
-	ErrFiles       = errors.New("the root's network files can't be written")
-	errNotUp       = errors.New("no carrier")
+	ErrNoInterface   = errors.New("no network interface")
+	ErrTwo           = errors.New("several network interfaces")
+	ErrSetUp         = errors.New("network interface can't be set up")
+	ErrNoLease       = errors.New("no DHCP lease in time")
+	ErrNoDescription = errors.New("no description from the host in time")
+	ErrDescription   = errors.New("the host's description is refused")
+	ErrFiles         = errors.New("the root's network files can't be written")
+	errNotUp         = errors.New("no carrier")
 )
 
 // Interface is the guest's network interface, up.
@@ -46,6 +50,8 @@ type Interface struct {
 	index    uint32
 	name     string
 	plan     *sealed.Network
+	port     func() (int, error) // opens the port of the host's description, not to block
+	ndots    uint8               // the host's
 	root     string
 	dir      string // of the files that are mounted over the root's
 	hostname string
@@ -73,7 +79,8 @@ func (i *Interface) Lease() *Lease {
 // Call it with proc, sys and run mounted; root is "/" after the root was
 // switched to.
 func Up(ctx context.Context, root, hostname string, n *sealed.Network) (*Interface, error) {
-	return up(ctx, &Interface{plan: n, root: root, hostname: hostname, dir: filesDir}, physical)
+	port := func() (int, error) { return progress.OpenPort(network.Port) }
+	return up(ctx, &Interface{plan: n, port: port, root: root, hostname: hostname, dir: filesDir}, physical)
 }
 
 // physical tells whether an interface is a device, and none that a kernel makes
@@ -108,7 +115,7 @@ func up(ctx context.Context, i *Interface, wanted func(link) bool) (*Interface, 
 			return nil, err
 		}
 	}
-	if i.resolv, err = writeFiles(i.dir, i.root, i.hostname, i.plan, i.Lease()); err != nil {
+	if i.resolv, err = writeFiles(i.dir, i.root, i.hostname, i.plan, i.ndots, i.Lease()); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrFiles, err)
 	}
 	ok = true
@@ -154,6 +161,12 @@ func (i *Interface) configure(ctx context.Context, wanted func(link) bool) error
 		return err
 	}
 	i.index, i.name = found.index, found.name
+	said := new(network.Description)
+	if i.plan.Source == sealed.Host {
+		if said, err = i.describe(ctx); err != nil {
+			return err
+		}
+	}
 	if err := i.sysctls(); err != nil {
 		return fmt.Errorf("%w: %w", ErrSetUp, err)
 	}
@@ -170,7 +183,10 @@ func (i *Interface) configure(ctx context.Context, wanted func(link) bool) error
 			return fmt.Errorf("%w: %w", ErrSetUp, err)
 		}
 	}
-	if !i.plan.DHCP {
+	if err := i.neighbours(said); err != nil {
+		return fmt.Errorf("%w: %w", ErrSetUp, err)
+	}
+	if i.plan.Source != sealed.DHCP {
 		return i.carrier(ctx)
 	}
 	if len(found.mac) != macSize {
@@ -292,24 +308,24 @@ func (i *Interface) obtained(before *Lease) error {
 	}
 	// The kernel drops IPv4 routes with the last address: the owner's is set
 	// again, too.
-	gateway, protocol := i.gateway(true), uint8(protoBoot)
-	if !gateway.IsValid() {
-		gateway, protocol = l.Gateway, protoDHCP
+	router, protocol := gateway(i.plan, true), uint8(protoBoot)
+	if !router.IsValid() {
+		router, protocol = l.Gateway, protoDHCP
 	}
-	if gateway.IsValid() {
-		if err := i.route(gateway, protocol); err != nil {
+	if router.IsValid() {
+		if err := i.route(router, protocol); err != nil {
 			return err
 		}
 	}
 	if i.resolv == nil {
 		return nil // Up writes it
 	}
-	return rewrite(i.resolv, resolvConf(i.plan, l))
+	return rewrite(i.resolv, resolvConf(i.plan, i.ndots, l))
 }
 
-// gateway returns the plan's gateway of a family, or the zero Addr.
-func (i *Interface) gateway(four bool) netip.Addr {
-	for _, g := range i.plan.Gateways {
+// gateway returns a plan's gateway of a family, or the zero Addr.
+func gateway(n *sealed.Network, four bool) netip.Addr {
+	for _, g := range n.Gateways {
 		if g.Is4() == four {
 			return g
 		}
@@ -341,15 +357,15 @@ func (i *Interface) sysctls() error {
 	for _, a := range i.plan.Addresses {
 		six = six || a.Addr().Is6()
 	}
-	if i.plan.DHCP {
+	if i.plan.Source == sealed.DHCP {
 		router = "1"
 	}
 	defaultRoute := router
-	if i.gateway(false).IsValid() {
+	if gateway(i.plan, false).IsValid() {
 		defaultRoute = "0"
 	}
 	off := "1"
-	if six || i.plan.DHCP {
+	if six || i.plan.Source == sealed.DHCP {
 		off = "0"
 	}
 	for _, s := range []struct {

@@ -22,7 +22,7 @@ func devicesTooLarge(r *hostagentv1.CreateRequest) bool {
 		}
 	}
 	for _, n := range r.Networks {
-		if max(len(n.Kind), len(n.Tap), len(n.Mac)) > maxWord || len(n.Publish) > qemu.MaxPublish {
+		if max(len(n.Kind), len(n.Tap), len(n.Mac)) > maxWord || len(n.Publish) > qemu.MaxPublish || len(n.Socket) > maxPath {
 			return true
 		}
 	}
@@ -52,7 +52,7 @@ func showDisks(disks []store.Disk) (out []*hostagentv1.Disk) {
 
 func networksOf(networks []*hostagentv1.Network) (out []store.Network) {
 	for _, n := range networks {
-		s := store.Network{Kind: n.Kind, Tap: n.Tap, MAC: n.Mac, Queues: n.Queues}
+		s := store.Network{Kind: n.Kind, Tap: n.Tap, MAC: n.Mac, Queues: n.Queues, Socket: n.Socket}
 		for _, p := range n.Publish {
 			s.Publish = append(s.Publish, store.Publish{Node: p.NodePort, Guest: p.GuestPort})
 		}
@@ -63,7 +63,7 @@ func networksOf(networks []*hostagentv1.Network) (out []store.Network) {
 
 func showNetworks(networks []store.Network) (out []*hostagentv1.Network) {
 	for _, n := range networks {
-		shown := &hostagentv1.Network{Kind: n.Kind, Tap: n.Tap, Mac: n.MAC, Queues: max(n.Queues, 1)}
+		shown := &hostagentv1.Network{Kind: n.Kind, Tap: n.Tap, Mac: n.MAC, Queues: max(n.Queues, 1), Socket: n.Socket}
 		for _, p := range n.Publish {
 			shown.Publish = append(shown.Publish, &hostagentv1.Publish{NodePort: p.Node, GuestPort: p.Guest})
 		}

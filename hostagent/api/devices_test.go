@@ -17,7 +17,7 @@ func TestDevicesThereAndBack(t *testing.T) {
 	if got := disksOf(showDisks(disks)); !reflect.DeepEqual(got, disks) {
 		t.Errorf("%+v, want %+v", got, disks)
 	}
-	nets := []store.Network{{Kind: "tap", Tap: "t", MAC: "m", Queues: 3, Publish: []store.Publish{{Node: 1, Guest: 2}}}}
+	nets := []store.Network{{Kind: "tap", Tap: "t", MAC: "m", Queues: 3, Socket: "/s", Publish: []store.Publish{{Node: 1, Guest: 2}}}}
 	if got := networksOf(showNetworks(nets)); !reflect.DeepEqual(got, nets) {
 		t.Errorf("%+v, want %+v", got, nets)
 	}
@@ -54,6 +54,7 @@ func TestDevicesAreBounded(t *testing.T) {
 		{Disks: make([]*hostagentv1.Disk, qemu.MaxDisks+1)}, {Networks: make([]*hostagentv1.Network, qemu.MaxNets+1)},
 		{Disks: []*hostagentv1.Disk{{Path: strings.Repeat("a", maxPath+1)}}}, {Disks: []*hostagentv1.Disk{{Serial: long}}},
 		{Disks: []*hostagentv1.Disk{{Cache: long}}}, {Networks: []*hostagentv1.Network{{Mac: long}}},
+		{Networks: []*hostagentv1.Network{{Socket: strings.Repeat("a", maxPath+1)}}},
 		{Networks: []*hostagentv1.Network{{Publish: make([]*hostagentv1.Publish, qemu.MaxPublish+1)}}},
 	} {
 		if !devicesTooLarge(r) {

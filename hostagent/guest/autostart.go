@@ -35,7 +35,7 @@ func (f *Fleet) due(rec *store.Guest) bool {
 // queue makes a guest wait for its turn.
 func (g *Guest) queue() error {
 	return g.move(Waiting, func(rec *store.Guest) {
-		rec.Process, rec.Failure, rec.Restarts, rec.RestartAt = nil, nil, nil, time.Time{}
+		rec.Process, rec.CID, rec.Failure, rec.Restarts, rec.RestartAt = nil, 0, nil, nil, time.Time{}
 	})
 }
 

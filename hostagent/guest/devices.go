@@ -124,17 +124,17 @@ func looksLikeQcow2(path string) bool {
 }
 
 // netConfig is a guest's networks as QEMU is to have them. Tap interfaces are
-// looked for.
+// looked for, but for those that another program hands over when it is asked.
 func netConfig(rec *store.Guest) ([]qemu.Net, error) {
 	var out []qemu.Net
 	for _, n := range rec.Networks {
-		if n.Kind != "user" && n.Kind != "tap" {
-			return nil, fault.New(fault.BadRequest, "guest %s: a network is of kind user or tap, not %.40q", rec.Name, n.Kind)
+		if n.Kind != "user" && n.Kind != "tap" && n.Kind != "handed" {
+			return nil, fault.New(fault.BadRequest, "guest %s: a network is of kind user, tap or handed, not %.40q", rec.Name, n.Kind)
 		}
-		if (n.Kind == "tap") != (n.Tap != "") {
-			return nil, fault.New(fault.BadRequest, "guest %s: a network of kind tap names its interface, others have none", rec.Name)
+		if (n.Kind == "tap") != (n.Tap != "") || (n.Kind == "handed") != (n.Socket != "") {
+			return nil, fault.New(fault.BadRequest, "guest %s: a network of kind tap names its interface, one of kind handed a socket, and no other", rec.Name)
 		}
-		net := qemu.Net{MAC: n.MAC, Tap: n.Tap, User: n.Kind == "user", Queues: int(min(n.Queues, 1<<16))}
+		net := qemu.Net{MAC: n.MAC, Tap: n.Tap, User: n.Kind == "user", Socket: n.Socket, Queues: int(min(n.Queues, 1<<16))}
 		for _, p := range n.Publish {
 			net.Publish = append(net.Publish, qemu.Publish{Node: int(min(p.Node, 1<<16)), Guest: int(min(p.Guest, 1<<16))})
 		}

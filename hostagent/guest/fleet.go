@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -57,6 +58,15 @@ type Options struct {
 	// nil: it is not asked.
 	CheckQEMU func(ctx context.Context, binary string) error
 	Boot      string // this boot of the node; "": as BootID says
+	Vsock     Vsock  // nil: guests get no vsock device
+}
+
+// Vsock is how guests get a vsock device, and are reached by it: a qemu.Vsock.
+type Vsock interface {
+	// Open gives a guest's QEMU its device, with an address of the guest's own. The
+	// error wraps os.ErrNotExist where the node has none.
+	Open() (device *os.File, cid uint32, err error)
+	Dial(ctx context.Context, cid uint32) (net.Conn, error)
 }
 
 // Fleet is all guests of a hostagent.

@@ -173,7 +173,7 @@ func (g *Guest) begin(ctx context.Context, change func(rec *store.Guest) error) 
 // fresh makes the record one of a guest that was never started.
 func fresh(rec *store.Guest) {
 	rec.Started, rec.Stages, rec.Failure, rec.Process, rec.RestartAt = time.Now().UTC(), nil, nil, nil, time.Time{}
-	rec.Exit, rec.Unhealthy = nil, false
+	rec.Exit, rec.Unhealthy, rec.CID = nil, false, 0
 }
 
 // settled waits until an ended run has cleared up behind itself, which it does

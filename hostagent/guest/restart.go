@@ -73,7 +73,7 @@ func RestartPolicy(policy string, limit, windowS uint32) (*store.Restart, error)
 // nil if it ended in order; told says that a caller ended it. spread, from 0 to
 // 1, keeps guests that fail together from starting together.
 func ended(rec *store.Guest, f *fault.Error, told bool, now time.Time, spread float64) {
-	rec.State, rec.Process, rec.Failure, rec.RestartAt = string(Stopped), nil, nil, time.Time{}
+	rec.State, rec.Process, rec.CID, rec.Failure, rec.RestartAt = string(Stopped), nil, 0, nil, time.Time{}
 	if f != nil {
 		rec.State = string(Failed)
 		rec.Failure = &store.Failure{Code: string(f.Code), Message: f.Message, Remedy: f.Remedy}

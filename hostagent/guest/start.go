@@ -112,7 +112,7 @@ func (l *life) start(ctx context.Context) error {
 	}
 	id := l.proc.Identity()
 	if err := l.g.update(func(rec *store.Guest) error {
-		rec.Process = &id
+		rec.Process, rec.CID = &id, cfg.CID
 		pass(rec, "starting", store.ByHost)
 		return nil
 	}); err != nil {
@@ -143,7 +143,8 @@ func (l *life) start(ctx context.Context) error {
 
 // launchQEMU starts QEMU with all that it needs opened already.
 func (l *life) launchQEMU(ctx context.Context, rec *store.Guest, cfg *qemu.Config) (launch.Process, error) {
-	files, err := qemu.Open(cfg)
+	l.openVsock(cfg)
+	files, err := qemu.Open(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}

@@ -32,6 +32,11 @@ func Files(rec *store.Guest) []string {
 // to this one. Attached disks stay here; those that are not named in without are
 // returned, since the guest would miss them.
 func Travel(rec *store.Guest, without []string) (out *store.Guest, missed []store.Disk, err error) {
+	for _, n := range rec.Networks {
+		if n.Kind == "handed" {
+			return nil, nil, fault.New(fault.Unfit, "guest %s is on a network that a program of this node hands over at %s, such as a pod's: that program can start it elsewhere anew, but not move it", rec.Name, n.Socket)
+		}
+	}
 	t := own(rec)
 	t.Disks = nil
 	left := slices.Clone(without)
@@ -118,6 +123,8 @@ func check(rec *store.Guest) error {
 	}
 	for _, n := range rec.Networks {
 		switch {
+		case n.Socket != "":
+			return fmt.Errorf("network %.80q is one that a program of the other node hands over", n.Kind)
 		case n.MAC != "" && !form.MAC.MatchString(n.MAC):
 			return fmt.Errorf("MAC %.80q is not six octets in lower-case hex of one station", n.MAC)
 		case n.Kind == "user" && n.Tap == "", n.Kind == "tap" && form.Tap.MatchString(n.Tap) && !strings.Contains(n.Tap, ".."):

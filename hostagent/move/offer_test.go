@@ -56,10 +56,20 @@ func TestTravel(t *testing.T) {
 	}
 }
 
+// A pod's network stays where the pod is.
+func TestHandedNetworkStays(t *testing.T) {
+	t.Parallel()
+	rec := guest()
+	rec.Networks[0] = store.Network{Kind: "handed", Socket: "/run/s", MAC: "52:54:00:01:02:03"}
+	if _, _, err := Travel(rec, nil); fault.As(err) == nil || fault.As(err).Code != fault.Unfit || !strings.Contains(err.Error(), "/run/s") {
+		t.Error(err)
+	}
+}
+
 // No field of a record is forgotten: a new one is sorted here by whoever adds it.
 func TestEveryFieldIsSorted(t *testing.T) {
 	t.Parallel()
-	stays := "State Request Started Process Stages Failure Exit Unhealthy Restarts RestartAt StartedBy BootID DiskBytes Move"
+	stays := "State Request Started Process CID Stages Failure Exit Unhealthy Restarts RestartAt StartedBy BootID DiskBytes Move"
 	travels := "Name UUID ImageID Identity Image Boot Loadparm Disks MemoryMiB CPUs Created Owner Restart Autostart Order Networks Resources"
 	known := strings.Fields(stays + " " + travels)
 	for i := range reflect.TypeFor[store.Guest]().NumField() {
@@ -129,6 +139,7 @@ func TestHostileRecords(t *testing.T) {
 		"image as a disk":   {func(g *store.Guest) { g.Disks[1].File = "boot.seimg" }, "unique"},
 		"one serial twice":  {func(g *store.Guest) { g.Disks[1].Serial = "root" }, "serial"},
 		"option in serial":  {func(g *store.Guest) { g.Disks[1].Serial = "a,b" }, "serial"},
+		"host's network":    {func(g *store.Guest) { g.Networks[0].Socket = "/run/s" }, "hands over"},
 		"host's disk":       {func(g *store.Guest) { g.Disks[1].Path = "/dev/sda" }, "other node's"},
 		"qcow2":             {func(g *store.Guest) { g.Disks[1].Format = "qcow2" }, "only raw"},
 		"no disks":          {func(g *store.Guest) { g.Disks = nil }, "0 disks"},

@@ -134,11 +134,30 @@ func (r *report) systemd(ctx context.Context) {
 	r.pass("cgroup-v2", "the unified cgroup hierarchy has cpu, io, memory and pids")
 }
 
+// What owners' channels go by.
+const (
+	ByVsock  = "vsock"
+	BySerial = "virtio-serial"
+)
+
+// Channel tells what the owner's channel goes by into a guest that starts now.
+func Channel(root fs.FS) string {
+	if _, err := fs.Stat(root, qemu.VsockDevice[1:]); err != nil {
+		return BySerial
+	}
+	return ByVsock
+}
+
 // devices that some guests use.
 func (r *report) devices() {
 	if _, err := fs.Stat(r.m.Root, "dev/net/tun"); err != nil {
 		r.warn("tun", "there is no /dev/net/tun: guests with a tap network can't start", "load the kernel module: modprobe tun; without such guests it is not needed")
-		return
+	} else {
+		r.pass("tun", "/dev/net/tun is there for guests with a tap network")
 	}
-	r.pass("tun", "/dev/net/tun is there for guests with a tap network")
+	if Channel(r.m.Root) == BySerial {
+		r.warn("vhost-vsock", "there is no "+qemu.VsockDevice+": owners' channels go over virtio-serial ports", "load the kernel module: modprobe vhost_vsock; guests that start afterwards use it")
+	} else {
+		r.pass("vhost-vsock", "owners' channels go over vsock")
+	}
 }

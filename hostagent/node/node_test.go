@@ -192,6 +192,7 @@ func TestChecks(t *testing.T) {
 		{"cgroup v1", remove("sys/fs/cgroup"), "cgroup-v2", Warn, "unified_cgroup_hierarchy"},
 		{"cgroup without memory", set("sys/fs/cgroup/cgroup.controllers", "cpu cpuset pids\n"), "cgroup-v2", Warn, "io, memory"},
 		{"no tun", remove("dev/net/tun"), "tun", Warn, "modprobe tun"},
+		{"no vsock", remove("dev/vhost-vsock"), "vhost-vsock", Warn, "modprobe vhost_vsock"},
 		{"emulated", emulated, "platform", Warn, "protects nothing"},
 		{"emulated beside the real one", emulated, "emulated-host", Fail, "has Secure Execution"},
 		{"emulated without a host", func(m *Machine, tree fstest.MapFS, o *Options) { emulated(m, tree, o); o.Force = true }, "emulated-host", Fail, "emulate init"},

@@ -20,7 +20,7 @@ func Args(c *Config) ([]string, error) {
 	argv := []string{c.Binary}
 	for _, part := range []func(*Config) []string{
 		identity, defaults, descriptors, machine, memory, processors, kernel,
-		monitor, debugger, console, serial, ioThreads, scsi, disks, networks, confidential, sandbox,
+		monitor, debugger, console, serial, vsockDevice, ioThreads, scsi, disks, networks, confidential, sandbox,
 	} {
 		argv = append(argv, part(c)...)
 	}
@@ -87,6 +87,7 @@ func escape(path string) string { return strings.ReplaceAll(path, ",", ",,") }
 const (
 	DevnoSerial = 0x0001
 	DevnoSCSI   = 0x0002
+	DevnoVsock  = 0x0003
 	DevnoNets   = 0x0010 // the first network's
 	DevnoDisks  = 0x0100 // the first disk's, if it is on virtio-blk
 )

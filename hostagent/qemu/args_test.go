@@ -76,12 +76,26 @@ func TestArgsOfEachDevice(t *testing.T) {
 	}
 	golden(t, "least", argv)
 
+	withVsock := full()
+	withVsock.CID, withVsock.Vhost, withVsock.vhostFD = 70000, os.Stdin, 12
+	if argv, err = Args(withVsock); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "vsock", argv)
+
 	tap := full()
 	tap.Nets = []Net{{MAC: "52:54:00:12:34:56", Tap: "tap.web-1"}, {MAC: "52:54:00:12:34:57", Tap: "tap.web-2", Queues: 2}}
 	if argv, err = Args(tap); err != nil {
 		t.Fatal(err)
 	}
 	golden(t, "tap", argv)
+
+	pod := full() // a tap interface and a description came from another program
+	pod.Nets, pod.letter = []Net{{MAC: "52:54:00:12:34:56", Socket: "/run/pods/a.sock", FDs: []int{12}}}, 13
+	if argv, err = Args(pod); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "pod", argv)
 
 	devices := full()
 	devices.CPUs = 8
@@ -261,6 +275,15 @@ func TestConfigRefusals(t *testing.T) {
 		}, "others none"},
 		{"too many queues", func(c *Config) { c.Nets[0] = Net{MAC: c.Nets[0].MAC, Tap: "t", Queues: MaxNetQueues + 1} }, "at most"},
 		{"descriptors for other queues", func(c *Config) { c.Nets[0] = Net{MAC: c.Nets[0].MAC, Tap: "t", Queues: 2, FDs: []int{3}} }, "descriptors"},
+		{"vsock address of the host", func(c *Config) { c.CID, c.Vhost = 2, os.Stdin }, "vsock address 2 is not"},
+		{"vsock address without a device", func(c *Config) { c.CID = firstCID }, "both"},
+		{"vsock device without an address", func(c *Config) { c.Vhost = os.Stdin }, "both"},
+		{"relative socket", func(c *Config) { c.Nets[0] = Net{MAC: c.Nets[0].MAC, Socket: "a.sock"} }, "absolute"},
+		{"long socket", func(c *Config) { c.Nets[0] = Net{MAC: c.Nets[0].MAC, Socket: "/" + strings.Repeat("a", 107)} }, "107"},
+		{"socket and user mode", func(c *Config) { c.Nets[0].Socket = "/a.sock" }, "one of"},
+		{"two networks handed over", func(c *Config) {
+			c.Nets = []Net{{MAC: "52:54:00:12:34:56", Socket: "/a.sock"}, {MAC: "52:54:00:12:34:57", Socket: "/b.sock"}}
+		}, "two networks"},
 		{"too many networks", func(c *Config) { c.Nets = make([]Net, MaxNets+1) }, "networks"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

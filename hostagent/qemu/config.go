@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/secexec/secexec/form"
 )
@@ -48,6 +49,11 @@ type Config struct {
 	ChannelSocket   string // unix socket that QEMU serves the owner's channel on; "": no port for it
 	QMPSocket       string // unix socket that QEMU serves QMP on
 
+	// From [Vsock.Open], as vsock device for the owner's channel; nil and 0: none.
+	// [Open] takes the descriptor over.
+	Vhost *os.File
+	CID   uint32
+
 	// RuntimeDir is the folder of files that live as long as the process; a
 	// platform puts its own there. It must be private to hostagent's user.
 	RuntimeDir string
@@ -64,8 +70,11 @@ type Config struct {
 	GDBSocket    string // unix socket of the gdb stub; "": no stub
 	Stopped      bool   // QEMU waits for cont (or the debugger) before the first instruction
 
-	fds  map[string]int // descriptors of paths, after Open
-	sets []int          // those of them that QEMU finds through a descriptor set
+	fds     map[string]int // descriptors of paths, after Open
+	sets    []int          // those of them that QEMU finds through a descriptor set
+	vhostFD int            // Vhost's
+
+	letter int // descriptor of the connection with the guest's network description, after Open; 0: there is none
 }
 
 // ErrConfig is wrapped by every error about a Config.
@@ -84,7 +93,9 @@ const maxCPU = 1024
 // maxSocketPath is sun_path's room less its NUL.
 const maxSocketPath = 107
 
-var cpuForm = regexp.MustCompile(`^[a-z0-9][a-zA-Z0-9._-]*(,[a-z0-9-]+=(on|off))*$`)
+var cpuForm = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[a-z0-9][a-zA-Z0-9._-]*(,[a-z0-9-]+=(on|off))*$`)
+})
 
 // Check reports the first value that QEMU could not run with or could
 // misunderstand.
@@ -104,12 +115,16 @@ func (c *Config) Check() error {
 		return invalid("accelerator %q is neither kvm nor tcg", c.Accel)
 	case c.Accel == "tcg" && c.Confidential:
 		return invalid("an s390-pv-guest needs kvm")
-	case len(c.CPU) > maxCPU || !cpuForm.MatchString(c.CPU):
+	case len(c.CPU) > maxCPU || !cpuForm().MatchString(c.CPU):
 		return invalid("CPU model %q", c.CPU)
 	case c.QMPSocket == "":
 		return invalid("no QMP socket: nothing could start or stop the guest")
 	case c.ChannelSocket != "" && c.ReadinessSocket == "":
 		return invalid("a channel's port without the readiness port: an owner could not verify the guest")
+	case c.CID != 0 && (c.CID < firstCID || c.CID > lastCID):
+		return invalid("vsock address %d is not in %d..%d", c.CID, firstCID, lastCID)
+	case (c.CID != 0) != (c.Vhost != nil):
+		return invalid("vsock address %d and its device are not there both", c.CID)
 	case c.BootDisk && (c.Kernel != "" || len(c.Disks) == 0):
 		return invalid("boot from disk with kernel %q and %d disks", c.Kernel, len(c.Disks))
 	case c.Loadparm != "" && !c.BootDisk:

@@ -18,12 +18,14 @@ const (
 	MaxPublish   = 16 // ports of one network
 )
 
-// Net is a network interface of the guest. Exactly one of Tap and User is set.
+// Net is a network interface of the guest. Exactly one of Tap, User and Socket is
+// set.
 type Net struct {
 	MAC     string    // six octets, lower-case hex with colons; see [MAC]
 	Tap     string    // name of an existing tap interface
 	User    bool      // QEMU's user-mode network: outgoing connections only, for development
-	Queues  int       // queue pairs, 0 means 1; more than one for Tap only
+	Socket  string    // where another program hands over a tap interface: [TakeTap]
+	Queues  int       // queue pairs, 0 means 1; more than one for Tap and Socket only
 	Publish []Publish // for User only
 	FDs     []int     // the tap's queues as descriptors of the process, from [OpenTap]; none: QEMU opens Tap itself
 }
@@ -38,7 +40,7 @@ func CheckNets(nets []Net) error {
 	if len(nets) > MaxNets {
 		return invalid("%d networks, at most %d", len(nets), MaxNets)
 	}
-	macs, taps, ports := make(map[string]bool), make(map[string]bool), make(map[int]bool)
+	macs, taps, ports, handed := make(map[string]bool), make(map[string]bool), make(map[int]bool), 0
 	for i := range nets {
 		n := &nets[i]
 		if err := n.check(); err != nil {
@@ -49,6 +51,12 @@ func CheckNets(nets []Net) error {
 		}
 		if n.Tap != "" && taps[n.Tap] {
 			return invalid("tap interface %s is used twice", n.Tap)
+		}
+		if n.Socket != "" {
+			handed++
+		}
+		if handed > 1 { // the guest has one port for a description
+			return invalid("two networks that other programs hand over")
 		}
 		for _, p := range n.Publish {
 			if ports[p.Node] {
@@ -65,8 +73,10 @@ func (n *Net) check() error {
 	switch {
 	case !form.MAC.MatchString(n.MAC) || n.MAC == "00:00:00:00:00:00":
 		return invalid("MAC address %q is not six octets of one interface, in lower-case hex with colons", n.MAC)
-	case n.User == (n.Tap != ""):
-		return invalid("network wants either a tap interface or user mode")
+	case n.kinds() != 1:
+		return invalid("network wants one of a tap interface, a socket where one is handed over, and user mode")
+	case len(n.Socket) > maxSocketPath:
+		return invalid("network's socket path has %d bytes, at most %d", len(n.Socket), maxSocketPath)
 	case n.Tap != "" && !form.Tap.MatchString(n.Tap):
 		return invalid("tap interface %q is no interface name", n.Tap)
 	case n.Queues < 0 || n.Queues > MaxNetQueues:
@@ -78,12 +88,26 @@ func (n *Net) check() error {
 	case len(n.FDs) > 0 && len(n.FDs) != max(n.Queues, 1):
 		return invalid("network has %d queue pairs and %d descriptors", max(n.Queues, 1), len(n.FDs))
 	}
+	if n.Socket != "" {
+		if err := checkPath("network's socket", n.Socket); err != nil {
+			return err
+		}
+	}
 	for _, p := range n.Publish {
 		if p.Node < 1 || p.Node > 65535 || p.Guest < 1 || p.Guest > 65535 {
 			return invalid("published port %d:%d is not in 1..65535", p.Node, p.Guest)
 		}
 	}
 	return nil
+}
+
+func (n *Net) kinds() (count int) {
+	for _, is := range []bool{n.Tap != "", n.Socket != "", n.User} {
+		if is {
+			count++
+		}
+	}
+	return count
 }
 
 // MAC is the address of a guest's network interface number index, counted from
@@ -119,7 +143,7 @@ func networks(c *Config) []string {
 		if len(n.Publish) > 0 {
 			backend = append(backend, member{"hostfwd", n.forwards()})
 		}
-		if n.Tap != "" {
+		if !n.User {
 			backend = append(object{{"type", "tap"}, {"id", id + "-backend"}}, n.tap()...)
 		}
 		o := object{{"netdev", id + "-backend"}, {"mac", n.MAC}}

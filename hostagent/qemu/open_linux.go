@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -17,11 +18,22 @@ const backlog = 4
 // the process has them. Sockets are bound and listen; the memory file is made.
 //
 // Disks are looked at as they were opened ([Disk.CheckImage]): what a path leads
-// to may have changed since. The queues of tap interfaces come last.
+// to may have changed since. The queues of tap interfaces come next, those too that
+// other programs hand over (ctx bounds the wait for them), the vsock device last; an
+// error closes that, too.
 //
 // Each call opens anew: an image's lock belongs to the opening, not to the
 // process.
-func Open(c *Config) ([]*os.File, error) {
+func Open(ctx context.Context, c *Config) (files []*os.File, err error) {
+	defer func() {
+		if err != nil {
+			Close(files)
+			if c.Vhost != nil {
+				c.Vhost.Close()
+			}
+			files = nil
+		}
+	}()
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
@@ -30,28 +42,29 @@ func Open(c *Config) ([]*os.File, error) {
 		disk = openDisk
 	}
 	list := c.files()
-	var files []*os.File
 	for _, h := range list {
 		f, err := h.open(disk)
 		if err != nil {
-			Close(files)
-			return nil, fmt.Errorf("open %s for QEMU: %w", h.path, err)
+			return files, fmt.Errorf("open %s for QEMU: %w", h.path, err)
 		}
 		files = append(files, f)
 		if h.disk != nil {
 			if err := h.disk.CheckImage(f); err != nil {
-				Close(files)
-				return nil, err
+				return files, err
 			}
 		}
 	}
-	taps, err := openNets(c, FirstFD+len(files))
+	taps, err := openNets(ctx, c, FirstFD+len(files))
 	if err != nil {
-		Close(files)
-		return nil, err
+		return files, err
 	}
 	c.number(list)
-	return append(files, taps...), nil
+	files = append(files, taps...)
+	if c.Vhost != nil {
+		c.vhostFD = FirstFD + len(files)
+		files = append(files, c.Vhost)
+	}
+	return files, nil
 }
 
 // Close closes the files of Open.

@@ -147,7 +147,7 @@ func TestPremiseDirectDisk(t *testing.T) {
 	binary, _ := withQEMU(t)
 	c := paused(t, binary)
 	c.Disks[2].Cache = Direct
-	files, err := Open(c)
+	files, err := Open(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,7 +208,7 @@ func TestPremiseQcow2OpensFurtherFiles(t *testing.T) {
 		}
 		f.Close()
 	}
-	if files, err := Open(c); !errors.Is(err, ErrImage) {
+	if files, err := Open(t.Context(), c); !errors.Is(err, ErrImage) {
 		Close(files)
 		t.Errorf("Open: %v", err)
 	}

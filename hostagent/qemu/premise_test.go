@@ -71,7 +71,7 @@ func paused(t *testing.T, binary string) *Config {
 // run starts QEMU with its files handed over; it is killed at the test's end.
 func run(t *testing.T, c *Config) (*exec.Cmd, *bytes.Buffer) {
 	t.Helper()
-	files, err := Open(c)
+	files, err := Open(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -252,7 +252,7 @@ func TestOpenRefusals(t *testing.T) {
 			t.Parallel()
 			cfg := paused(t, "qemu-system-s390x")
 			c.spoil(cfg)
-			files, err := Open(cfg)
+			files, err := Open(t.Context(), cfg)
 			if err == nil {
 				Close(files)
 				t.Fatal("opened")
@@ -269,7 +269,7 @@ func TestOpenRefusals(t *testing.T) {
 func TestOpenedFiles(t *testing.T) {
 	t.Parallel()
 	c := paused(t, "qemu-system-s390x")
-	files, err := Open(c)
+	files, err := Open(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}

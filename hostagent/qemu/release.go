@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"regexp"
 	"strconv"
+	"sync"
 	"time"
 )
 
@@ -95,11 +96,13 @@ func versionOf(ctx context.Context, binary string, args ...string) ([]byte, erro
 	return out.Bytes(), nil
 }
 
-var versionForm = regexp.MustCompile(`^QEMU emulator version ([0-9]{1,4})\.([0-9]{1,4})\.([0-9]{1,4})(?: \(([^()\r\n]*)\))?\r?\n`)
+var versionForm = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^QEMU emulator version ([0-9]{1,4})\.([0-9]{1,4})\.([0-9]{1,4})(?: \(([^()\r\n]*)\))?\r?\n`)
+})
 
 // parseVersion reads what -version prints.
 func parseVersion(out []byte) (Release, error) {
-	m := versionForm.FindSubmatch(out)
+	m := versionForm().FindSubmatch(out)
 	if m == nil {
 		first, _, _ := bytes.Cut(out, []byte("\n"))
 		return Release{}, fmt.Errorf("%q is not the answer of a QEMU", clip(string(first)))

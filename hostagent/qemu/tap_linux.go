@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -16,25 +17,44 @@ import (
 // ErrTap is wrapped by every error about a tap interface.
 var ErrTap = errors.New("can't attach network")
 
-// openNets opens the queues of all tap interfaces, to be descriptors of QEMU from
-// number first on, in this order. The caller closes its own.
-func openNets(c *Config, first int) ([]*os.File, error) {
-	var files []*os.File
-	for i := range c.Nets {
-		n := &c.Nets[i]
-		if n.Tap == "" {
-			continue
-		}
-		queues, err := OpenTap(n.Tap, n.Queues)
+// openNets opens the queues of all tap interfaces, or takes them over, to be
+// descriptors of QEMU from number first on, in this order; a description of a
+// network comes last. The caller closes its own.
+func openNets(ctx context.Context, c *Config, first int) (files []*os.File, err error) {
+	defer func() {
 		if err != nil {
 			Close(files)
-			return nil, err
+			files = nil
+		}
+	}()
+	var description []byte
+	for i := range c.Nets {
+		n := &c.Nets[i]
+		var queues []*os.File
+		switch {
+		case n.User:
+			continue
+		case n.Socket != "":
+			queues, description, err = TakeTap(ctx, n.Socket, n.Queues)
+		default:
+			queues, err = OpenTap(n.Tap, n.Queues)
+		}
+		if err != nil {
+			return files, err
 		}
 		n.FDs = nil
 		for range queues {
 			n.FDs = append(n.FDs, first+len(files)+len(n.FDs))
 		}
 		files = append(files, queues...)
+	}
+	if c.letter = 0; description != nil {
+		ends, err := letterbox(description)
+		if err != nil {
+			return files, fmt.Errorf("%w: %w", ErrTap, err)
+		}
+		c.letter = first + len(files)
+		files = append(files, ends...)
 	}
 	return files, nil
 }

@@ -83,6 +83,7 @@ type Guest struct {
 	RestartAt time.Time   `json:"restart_at,omitzero"` // when a waiting guest starts again, zero: in its turn after the node's boot
 	BootID    string      `json:"boot_id,omitempty"`   // of the node's boot in which this was written
 	Exit      *uint8      `json:"exit,omitempty"`      // how the guest says that its one program ended, of the last start
+	CID       uint32      `json:"cid,omitempty"`       // of its vsock device while Process runs, 0: it has none
 	Unhealthy bool        `json:"unhealthy,omitempty"` // its workload missed its watchdog's time, it says
 }
 
@@ -95,8 +96,9 @@ type Restart struct {
 
 // Network is a virtio-net device of a guest.
 type Network struct {
-	Kind   string `json:"kind"` // user, tap
+	Kind   string `json:"kind"` // user, tap, handed
 	Tap    string `json:"tap,omitempty"`
+	Socket string `json:"socket,omitempty"` // for kind handed
 	MAC    string `json:"mac"`
 	Queues uint32 `json:"queues,omitempty"` // pairs, 0: 1
 

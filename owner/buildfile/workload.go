@@ -21,10 +21,10 @@ type Workload struct {
 
 // Network is how the guest's network interface is configured.
 type Network struct {
-	Mode      string   `yaml:"mode,omitempty" enum:"dhcp static none" doc:"dhcp: an IPv4 address and name servers are asked for; default: dhcp, or static with addresses."`
+	Mode      string   `yaml:"mode,omitempty" enum:"dhcp static host none" doc:"dhcp: an IPv4 address and name servers are asked for; host: whoever runs the guest describes its network, as Kubernetes does; default: dhcp, or static with addresses."`
 	Addresses []string `yaml:"addresses,omitempty" one:"true" doc:"Static addresses with prefix length, such as 192.0.2.7/24."`
 	Gateways  []string `yaml:"gateways,omitempty" one:"true" doc:"Default routers, at most one of each family."`
-	DNS       []string `yaml:"dns,omitempty" one:"true" doc:"Name servers, at most 3; they go before DHCP's."`
+	DNS       []string `yaml:"dns,omitempty" one:"true" doc:"Name servers, at most 3; they go before the network's own."`
 	Search    []string `yaml:"search,omitempty" one:"true" doc:"Search domains, at most 6."`
 	MTU       int      `yaml:"mtu,omitempty" doc:"Largest packet; default: the device's." min:"576" max:"65535"`
 }

@@ -47,5 +47,8 @@ var Failures = map[string]string{
 
 	"G155": "the folder for delivered secrets can't be mounted",
 
+	"G156": "the host did not describe the network in time",
+	"G157": "the host's description of the network is refused",
+
 	"G160": "the workload's notification socket can't be made",
 }

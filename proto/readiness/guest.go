@@ -15,7 +15,7 @@ const (
 	Starting GuestState = iota // guestinit has not handed over yet
 	Running                    // the workload runs, and is to say READY=1
 	Ready                      // it counts as ready
-	Ended                      // its one program ended for good
+	Ended                      // its one program ended for good, or guestinit gave up
 )
 
 func (s GuestState) String() string {
@@ -50,7 +50,7 @@ type (
 //
 //	             Hand over           READY=1 (at once, unless sealed otherwise)
 //	Starting ──────────────▶ Running ──────────────────────▶ Ready
-//	    └─────────────────────┴─────────── Done ──────────────┴──▶ Ended
+//	    └─────────────────────┴────── Done, Failed ───────────┴──▶ Ended
 type Guest struct {
 	Boot     [IDSize]byte
 	AtNotify bool // ready at READY=1, not at the hand-over
@@ -59,8 +59,8 @@ type Guest struct {
 
 	state     GuestState
 	stages    []Stage
-	version   uint16 // that the host speaks
-	exit      uint8  // in Ended
+	version   uint16  // that the host speaks
+	last      Message // in Ended: EXIT, or FAIL
 	unhealthy bool
 	stopping  bool // STOPPING=1, or EXITED: the watchdog sleeps
 	status    string
@@ -164,7 +164,7 @@ func (g *Guest) line(line string, now uint64) []Effect {
 			out = g.say(out, Unhealthy{})
 		}
 		if g.state == Ended {
-			out = g.say(out, Exit{g.exit})
+			out = g.say(out, g.last)
 		}
 		return append(out, Pong(m))
 	case Challenge:
@@ -240,9 +240,21 @@ func (g *Guest) Done(status uint8) []Effect {
 	if g.state == Ended {
 		return nil
 	}
+	return append(g.end(Exit{status}), Bye{})
+}
+
+// Failed says that guestinit gives up, with a code of its own, and powers off.
+func (g *Guest) Failed(code string, now uint64) []Effect {
+	if g.state == Ended {
+		return nil
+	}
+	return g.end(Fail{code, now})
+}
+
+func (g *Guest) end(last Message) []Effect {
 	g.Exited()
-	g.state, g.exit = Ended, status
-	return append(g.say(nil, Exit{status}), Bye{})
+	g.state, g.last = Ended, last
+	return g.say(nil, last)
 }
 
 // Notified takes what the workload said on its notification socket.

@@ -10,6 +10,9 @@
 //	    │ ◀── STOP ─────────────────────────────────┤ the host asks to power off
 //	    └ ── DONE 0 ──────────────────────────────▶ │ power-off follows
 //
+// A guestinit that can't hand over, to a root's init or to a program, says FAILED
+// instead. Of an init there is nothing else to say.
+//
 // A message is one packet on a SOCK_SEQPACKET socket pair: a line of ASCII
 // without its end, and after LOG's blank bytes of the program's. Neither end
 // waits for the other: what can't be sent at once is dropped.
@@ -46,6 +49,9 @@ type (
 	}
 	// Done says that the program is not run again and the guest powers off.
 	Done struct{ Status uint8 }
+	// Failed says that guestinit gives up after guestagent has the readiness port,
+	// and powers off: with a code such as G111 (readiness.Failures).
+	Failed struct{ Code string }
 	// Log is what the program wrote to its standard output or, with Err, error.
 	Log struct {
 		Err  bool
@@ -72,6 +78,9 @@ func (m Exited) Bytes() []byte { return fmt.Appendf(nil, "EXITED %d %d", m.Statu
 
 // Bytes returns the packet.
 func (m Done) Bytes() []byte { return fmt.Appendf(nil, "DONE %d", m.Status) }
+
+// Bytes returns the packet.
+func (m Failed) Bytes() []byte { return []byte("FAILED " + m.Code) }
 
 // Bytes returns the packet.
 func (m Log) Bytes() []byte {
@@ -114,6 +123,10 @@ func ParseInit(b []byte) (Message, error) {
 	case verb == "DONE" && len(f) == 1:
 		if status, err := strconv.ParseUint(f[0], 10, 8); err == nil {
 			return canonical(Done{uint8(status)}, b)
+		}
+	case verb == "FAILED" && len(f) == 1 && len(f[0]) == len("G111") && f[0][0] == 'G':
+		if _, err := strconv.ParseUint(f[0][1:], 10, 16); err == nil {
+			return canonical(Failed{f[0]}, b)
 		}
 	}
 	return nil, fmt.Errorf("%w: %.40q", ErrMessage, b)

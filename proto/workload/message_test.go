@@ -9,7 +9,7 @@ import (
 
 func TestMessages(t *testing.T) {
 	t.Parallel()
-	for _, s := range []string{"RUNNING 0", "RUNNING 4294967295", "EXITED 137 3", "DONE 255", "LOG out ", "LOG err a b\nc\x00\xff", "LOG out " + strings.Repeat("x", MaxLog)} {
+	for _, s := range []string{"RUNNING 0", "RUNNING 4294967295", "EXITED 137 3", "DONE 255", "FAILED G111", "LOG out ", "LOG err a b\nc\x00\xff", "LOG out " + strings.Repeat("x", MaxLog)} {
 		if m, err := ParseInit([]byte(s)); err != nil || string(m.Bytes()) != s {
 			t.Errorf("%.40q: %v %v", s, m, err)
 		}
@@ -20,7 +20,7 @@ func TestMessages(t *testing.T) {
 		}
 	}
 	for _, s := range []string{
-		"", "RUNNING", "RUNNING 00", "RUNNING 4294967296", "RUNNING 1 ", "EXITED 256 0", "EXITED 1", "EXITED +1 0", "DONE", "DONE 1\n",
+		"", "RUNNING", "RUNNING 00", "RUNNING 4294967296", "RUNNING 1 ", "EXITED 256 0", "EXITED 1", "EXITED +1 0", "DONE", "DONE 1\n", "FAILED", "FAILED G11", "FAILED H111", "FAILED G111 ",
 		"LOG", "LOG out", "LOG other x", "running 0", "STOP", "LOG out " + strings.Repeat("x", MaxLog+1),
 	} {
 		if m, err := ParseInit([]byte(s)); !errors.Is(err, ErrMessage) {
@@ -35,7 +35,7 @@ func TestMessages(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, s := range []string{"RUNNING 0", "EXITED 137 3", "DONE 1", "LOG out hello", "RESTART", "STOP", "SECRETS"} {
+	for _, s := range []string{"RUNNING 0", "EXITED 137 3", "DONE 1", "FAILED G111", "LOG out hello", "RESTART", "STOP", "SECRETS"} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {

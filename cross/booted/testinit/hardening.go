@@ -17,7 +17,7 @@ func hardening() {
 	for _, name := range []string{
 		"fs/protected_fifos", "fs/protected_hardlinks", "fs/protected_regular", "fs/protected_symlinks", "fs/suid_dumpable",
 		"kernel/core_pattern", "kernel/dmesg_restrict", "kernel/kexec_load_disabled", "kernel/kptr_restrict", "kernel/modules_disabled",
-		"kernel/perf_event_paranoid", "kernel/sysrq", "kernel/unprivileged_bpf_disabled", "kernel/yama/ptrace_scope",
+		"kernel/panic_on_oops", "kernel/perf_event_paranoid", "kernel/sysrq", "kernel/unprivileged_bpf_disabled", "kernel/yama/ptrace_scope",
 		"net/core/bpf_jit_harden", "net/ipv4/ip_forward", "vm/swappiness",
 	} {
 		text, err := os.ReadFile("/proc/sys/" + name)

@@ -13,6 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// eaten is what "eat" has taken.
+var eaten [][]byte
+
 // tool is what the same program does beside PID 1, for tests that run something
 // in a guest.
 func tool(args []string) int {
@@ -43,6 +46,14 @@ func tool(args []string) int {
 		fmt.Fprintln(os.Stderr, "leaves")
 		n, _ := strconv.Atoi(args[1])
 		return n
+	case "eat": // all memory
+		for {
+			meal := make([]byte, 16<<20)
+			for i := 0; i < len(meal); i += 4096 {
+				meal[i] = 1
+			}
+			eaten = append(eaten, meal)
+		}
 	case "size": // of its terminal
 		size, err := unix.IoctlGetWinsize(0, unix.TIOCGWINSZ)
 		if err != nil {
@@ -67,6 +78,10 @@ func tool(args []string) int {
 		time.Sleep(4 * time.Second)
 		_, after := agent()
 		for line := range strings.Lines(status) {
+			if name, pid, _ := strings.Cut(line, ":"); name == "Pid" {
+				word, _ := os.ReadFile("/proc/" + strings.TrimSpace(pid) + "/oom_score_adj")
+				fmt.Printf("oom_score_adj: %s\n", strings.TrimSpace(string(word)))
+			}
 			if strings.HasPrefix(line, "Vm") || strings.HasPrefix(line, "Threads") {
 				fmt.Print(line)
 			}

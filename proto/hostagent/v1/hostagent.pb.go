@@ -317,12 +317,16 @@ func (x *Disk) GetDiscard() string {
 
 // Network is a virtio-net device.
 type Network struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`       // user, tap
-	Tap           string                 `protobuf:"bytes,2,opt,name=tap,proto3" json:"tap,omitempty"`         // name of the tap interface, for kind tap
-	Mac           string                 `protobuf:"bytes,3,opt,name=mac,proto3" json:"mac,omitempty"`         // six octets in lower-case hex; empty: made of the guest's UUID
-	Queues        uint32                 `protobuf:"varint,4,opt,name=queues,proto3" json:"queues,omitempty"`  // pairs; 0: 1; more than one for kind tap only
-	Publish       []*Publish             `protobuf:"bytes,5,rep,name=publish,proto3" json:"publish,omitempty"` // for kind user
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Kind    string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`       // user, tap, handed
+	Tap     string                 `protobuf:"bytes,2,opt,name=tap,proto3" json:"tap,omitempty"`         // name of the tap interface, for kind tap
+	Mac     string                 `protobuf:"bytes,3,opt,name=mac,proto3" json:"mac,omitempty"`         // six octets in lower-case hex; empty: made of the guest's UUID
+	Queues  uint32                 `protobuf:"varint,4,opt,name=queues,proto3" json:"queues,omitempty"`  // pairs; 0: 1; more than one for kinds tap and handed only
+	Publish []*Publish             `protobuf:"bytes,5,rep,name=publish,proto3" json:"publish,omitempty"` // for kind user
+	// For kind handed, of which a guest has one at most: absolute path of the unix
+	// socket where a program of root's hands over a tap interface at each start of
+	// the guest, with a description of its network. docs/protocol.md has the form.
+	Socket        string `protobuf:"bytes,6,opt,name=socket,proto3" json:"socket,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -390,6 +394,13 @@ func (x *Network) GetPublish() []*Publish {
 		return x.Publish
 	}
 	return nil
+}
+
+func (x *Network) GetSocket() string {
+	if x != nil {
+		return x.Socket
+	}
+	return ""
 }
 
 // Publish lets programs on the node reach a TCP port of the guest by one of the
@@ -1581,6 +1592,7 @@ type NodeInfoResponse struct {
 	Cpus               uint32                 `protobuf:"varint,8,opt,name=cpus,proto3" json:"cpus,omitempty"`
 	Guests             uint32                 `protobuf:"varint,9,opt,name=guests,proto3" json:"guests,omitempty"`
 	Problem            string                 `protobuf:"bytes,10,opt,name=problem,proto3" json:"problem,omitempty"` // why guests can't run here, empty: they can
+	Channel            string                 `protobuf:"bytes,11,opt,name=channel,proto3" json:"channel,omitempty"` // what the owner's channel goes by into guests that start now: vsock, virtio-serial
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
@@ -1681,6 +1693,13 @@ func (x *NodeInfoResponse) GetGuests() uint32 {
 func (x *NodeInfoResponse) GetProblem() string {
 	if x != nil {
 		return x.Problem
+	}
+	return ""
+}
+
+func (x *NodeInfoResponse) GetChannel() string {
+	if x != nil {
+		return x.Channel
 	}
 	return ""
 }
@@ -1786,13 +1805,14 @@ const file_proto_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\x06format\x18\x04 \x01(\tR\x06format\x12\x10\n" +
 	"\x03bus\x18\x05 \x01(\tR\x03bus\x12\x14\n" +
 	"\x05cache\x18\x06 \x01(\tR\x05cache\x12\x18\n" +
-	"\adiscard\x18\a \x01(\tR\adiscard\"\x92\x01\n" +
+	"\adiscard\x18\a \x01(\tR\adiscard\"\xaa\x01\n" +
 	"\aNetwork\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x10\n" +
 	"\x03tap\x18\x02 \x01(\tR\x03tap\x12\x10\n" +
 	"\x03mac\x18\x03 \x01(\tR\x03mac\x12\x16\n" +
 	"\x06queues\x18\x04 \x01(\rR\x06queues\x127\n" +
-	"\apublish\x18\x05 \x03(\v2\x1d.secexec.hostagent.v1.PublishR\apublish\"E\n" +
+	"\apublish\x18\x05 \x03(\v2\x1d.secexec.hostagent.v1.PublishR\apublish\x12\x16\n" +
+	"\x06socket\x18\x06 \x01(\tR\x06socket\"E\n" +
 	"\aPublish\x12\x1b\n" +
 	"\tnode_port\x18\x01 \x01(\rR\bnodePort\x12\x1d\n" +
 	"\n" +
@@ -1884,7 +1904,7 @@ const file_proto_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\x05nonce\x18\x02 \x01(\fR\x05nonce\"+\n" +
 	"\x11ChallengeResponse\x12\x16\n" +
 	"\x06report\x18\x01 \x01(\fR\x06report\"\x11\n" +
-	"\x0fNodeInfoRequest\"\xc9\x02\n" +
+	"\x0fNodeInfoRequest\"\xe3\x02\n" +
 	"\x10NodeInfoResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x1a\n" +
 	"\bplatform\x18\x02 \x01(\tR\bplatform\x12\x1c\n" +
@@ -1897,7 +1917,8 @@ const file_proto_hostagent_v1_hostagent_proto_rawDesc = "" +
 	"\x04cpus\x18\b \x01(\rR\x04cpus\x12\x16\n" +
 	"\x06guests\x18\t \x01(\rR\x06guests\x12\x18\n" +
 	"\aproblem\x18\n" +
-	" \x01(\tR\aproblem\"Y\n" +
+	" \x01(\tR\aproblem\x12\x18\n" +
+	"\achannel\x18\v \x01(\tR\achannel\"Y\n" +
 	"\tMovePlace\x12\x14\n" +
 	"\x05phase\x18\x01 \x01(\tR\x05phase\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
