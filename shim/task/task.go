@@ -74,6 +74,9 @@ func newTask(s *Service, r *tasks.CreateTaskRequest, want *pod.Request) *task {
 	if want.Kind != pod.Sandbox {
 		t.guest = ledger.GuestName(s.Namespace, r.ID)
 	}
+	if want.Title != "" {
+		t.log = t.log.With("pod", want.Title)
+	}
 	t.ctx, t.cancel = context.WithCancel(s.ctx)
 	return t
 }
