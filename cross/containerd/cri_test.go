@@ -52,8 +52,8 @@ func TestPod(t *testing.T) {
 	}
 	second := k.container("wait")
 	second.Metadata.Name = "second"
-	if other, err := k.start(pod, s, second); err == nil || !strings.Contains(err.Error(), "a pod holds one sealed guest") {
-		t.Errorf("a second container started: %v", err)
+	if other, err := k.start(pod, s, second); err == nil || !strings.Contains(err.Error(), `P350: container "second" after "main": a pod holds one sealed guest`) {
+		t.Errorf("a second container: %v", err)
 	} else if _, err := k.call.RemoveContainer(k.ctx, &cri.RemoveContainerRequest{ContainerId: other}); err != nil {
 		t.Error(err)
 	}
