@@ -105,3 +105,17 @@ func TestParseNetwork(t *testing.T) {
 		}
 	}
 }
+
+// What secexec inspect says of networks.
+func TestNetworkWords(t *testing.T) {
+	t.Parallel()
+	for want, n := range map[string]*hostagentv1.Network{
+		"tap interface tap0, 02:00:00:00:00:01, 2 queues":                       {Kind: "tap", Tap: "tap0", Mac: "02:00:00:00:00:01", Queues: 2},
+		"tap interface handed over at /run/a.sock, 02:00:00:00:00:01, 1 queues": {Kind: "handed", Socket: "/run/a.sock", Mac: "02:00:00:00:00:01", Queues: 1},
+		"user, 02:00:00:00:00:01, 127.0.0.1:8443 is its port 443":               {Kind: "user", Mac: "02:00:00:00:00:01", Publish: []*hostagentv1.Publish{{NodePort: 8443, GuestPort: 443}}},
+	} {
+		if got := networkWords(n); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}

@@ -20,6 +20,7 @@ import (
 	"github.com/secexec/secexec/hostkey/hostkeytest"
 	"github.com/secexec/secexec/kernel"
 	"github.com/secexec/secexec/owner"
+	"github.com/secexec/secexec/sealed"
 )
 
 // lab is what all tests share: programs, an emulated host and images.
@@ -82,8 +83,8 @@ func need(t *testing.T) {
 	}
 }
 
-// prepare builds the programs, an emulated host and two bundles: of guests that
-// wait, and of guests that fail.
+// prepare builds the programs, an emulated host and three bundles: of guests that
+// wait, of guests that fail, and of guests that serve on their pod's network.
 func prepare() error {
 	for _, b := range [][]string{
 		{runtime.GOARCH, "hostagent", "../../hostagent"}, {runtime.GOARCH, "containerd-shim-secexec-v2", "../../shim"},
@@ -106,11 +107,15 @@ func prepare() error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{"wait", "fail"} {
+	for _, name := range []string{"wait", "fail", "serve"} {
+		var network *sealed.Network
+		if name == "serve" {
+			network = &sealed.Network{Source: sealed.Host}
+		}
 		if _, err := owner.Build(context.Background(), owner.Plan{
 			Name: name, Kernel: kernel.Source{Kernel: []string{filepath.Join(lab.cache, "kernel/vmlinuz")}, Modules: []string{filepath.Join(lab.cache, "kernel/modules")}},
 			Root: owner.FileSystem{Source: filepath.Join(lab.dir, "root"), Size: 16 << 20}, GuestDir: lab.dir, MemoryMiB: 256,
-			Workload: &owner.Workload{Entrypoint: []string{"/bin/guest", name}, NoNetwork: true},
+			Workload: &owner.Workload{Entrypoint: []string{"/bin/guest", name}, Network: network, NoNetwork: network == nil},
 			Hosts:    []*hostkey.Document{doc}, Bundle: filepath.Join(lab.dir, name), Secrets: filepath.Join(lab.dir, name+"-secrets"),
 		}); err != nil {
 			return err

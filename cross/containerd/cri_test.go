@@ -24,7 +24,7 @@ func TestPod(t *testing.T) {
 		t.Fatal(err)
 	}
 	st, err := k.call.PodSandboxStatus(k.ctx, &cri.PodSandboxStatusRequest{PodSandboxId: pod})
-	if err != nil || st.Status.State != cri.PodSandboxState_SANDBOX_READY || !strings.HasPrefix(st.Status.Network.GetIp(), "10.171.83.") {
+	if err != nil || st.Status.State != cri.PodSandboxState_SANDBOX_READY || !strings.HasPrefix(st.Status.Network.GetIp(), k.subnet+".") {
 		t.Fatalf("%v, %v", st, err)
 	}
 	if guests, err := k.guests(); err != nil || len(guests) > 0 {

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,7 +38,7 @@ const criConfig = `
 `
 
 const cniConfig = `{"cniVersion": "0.4.0", "name": "pods", "plugins": [
-  {"type": "ptp", "ipMasq": false, "ipam": {"type": "host-local", "dataDir": "DIR/ipam", "ranges": [[{"subnet": "10.171.83.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}}
+  {"type": "ptp", "ipMasq": false, "ipam": {"type": "host-local", "dataDir": "DIR/ipam", "ranges": [[{"subnet": "SUBNET.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}}
 ]}
 `
 
@@ -63,7 +64,15 @@ type kubelet struct {
 	ctx   context.Context
 	call  cri.RuntimeServiceClient
 	count int // of pods
+
+	subnet string // the first three numbers of pods' addresses
 }
+
+// subnets counts from a place of this process's: tests run side by side, also of
+// several processes, and an address has one way on a machine.
+var subnets atomic.Int32
+
+func init() { subnets.Store(int32(os.Getpid())) }
 
 func newKubelet(t *testing.T, bundles ...string) *kubelet {
 	t.Helper()
@@ -71,7 +80,8 @@ func newKubelet(t *testing.T, bundles ...string) *kubelet {
 	if why := noPods(); why != "" {
 		t.Skip(why)
 	}
-	e := newEngineWith(t, criConfig, map[string]string{"cni/10-pods.conflist": cniConfig}, "-n", "k8s.io")
+	subnet := fmt.Sprintf("10.171.%d", subnets.Add(1)%256)
+	e := newEngineWith(t, criConfig, map[string]string{"cni/10-pods.conflist": strings.ReplaceAll(cniConfig, "SUBNET", subnet)}, "-n", "k8s.io")
 	for _, b := range bundles {
 		path, _ := image(t, b)
 		e.ctr("images", "import", "--snapshotter", "native", path)
@@ -91,7 +101,7 @@ func newKubelet(t *testing.T, bundles ...string) *kubelet {
 	t.Cleanup(func() { conn.Close() })
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	t.Cleanup(cancel)
-	k := &kubelet{engine: e, ctx: ctx, call: cri.NewRuntimeServiceClient(conn)}
+	k := &kubelet{engine: e, ctx: ctx, call: cri.NewRuntimeServiceClient(conn), subnet: subnet}
 	e.until("the CRI plugin is ready", func() bool {
 		r, err := k.call.Status(ctx, &cri.StatusRequest{})
 		if err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/secexec/secexec/hostagent/fault"
 	"github.com/secexec/secexec/shim/ledger"
+	"github.com/secexec/secexec/shim/podnet"
 )
 
 // deleteTime is what the delete command has of the 5 seconds that containerd
@@ -35,9 +36,6 @@ func Delete(ctx context.Context, address string, l *ledger.Ledger, namespace, id
 	} else if err != nil {
 		return 0, exit, err
 	}
-	if err := leaveNetwork(ctx, r.Guest, r.NetNS); err != nil {
-		log.Warn("leave pod's network", "guest", r.Guest, "error", err)
-	}
 	err = settle(ctx, host, l, r)
 	if r.Exit != nil {
 		exit = *r.Exit
@@ -53,23 +51,25 @@ func Delete(ctx context.Context, address string, l *ledger.Ledger, namespace, id
 	return r.Pid, exit, nil
 }
 
-// settle ends and deletes a record's guest, and then the record. How a guest that
-// had ended by itself did goes into the record's exit, unless one was recorded.
+// settle ends and deletes a record's guest, takes it off its network, which is only
+// then free, and deletes the record. How a guest that had ended by itself did goes
+// into the record's exit, unless one was recorded.
 func settle(ctx context.Context, host *Host, l *ledger.Ledger, r *ledger.Record) error {
 	g, err := host.get(ctx, r.Guest)
-	switch {
-	case is(err, fault.NoGuest):
-		return l.Remove(r.Guest)
-	case err != nil:
+	if err == nil {
+		if g.Pid != 0 {
+			r.Pid = uint32(g.Pid)
+		}
+		if r.Exit == nil && (g.State == "stopped" || g.State == "failed") {
+			r.Exit = &ledger.Exit{Status: Status(g), At: time.Now()}
+		}
+		err = host.remove(ctx, r.Guest)
+	}
+	if err != nil && !is(err, fault.NoGuest) {
 		return err
 	}
-	if g.Pid != 0 {
-		r.Pid = uint32(g.Pid)
-	}
-	if r.Exit == nil && (g.State == "stopped" || g.State == "failed") {
-		r.Exit = &ledger.Exit{Status: Status(g), At: time.Now()}
-	}
-	if err := host.remove(ctx, r.Guest); err != nil {
+	// Another guest may have the network by now: that is none of this one's.
+	if err := leaveNetwork(ctx, r.Guest, r.NetNS); err != nil && !errors.Is(err, podnet.ErrInUse) {
 		return err
 	}
 	return l.Remove(r.Guest)

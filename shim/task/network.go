@@ -45,7 +45,7 @@ func (t *task) join(ctx context.Context, netns string, r *hostagentv1.CreateRequ
 	}
 	p, err := podnet.Join(ctx, netns)
 	if err != nil {
-		if errors.Is(err, podnet.ErrUnfit) || errors.Is(err, podnet.ErrHostNetwork) {
+		if errors.Is(err, podnet.ErrUnfit) || errors.Is(err, podnet.ErrHostNetwork) || errors.Is(err, podnet.ErrInUse) {
 			return refuse(codes.FailedPrecondition, "%w", err)
 		}
 		return err
