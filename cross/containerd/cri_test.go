@@ -36,6 +36,7 @@ func TestPod(t *testing.T) {
 		t.Fatal(err)
 	}
 	k.logged("guest: waits")
+	k.verified(id, "wait")
 	guests, err := k.guests()
 	if err != nil || len(guests) != 1 || guests[0].MemoryMib != 256 || guests[0].Cpus != 1 || guests[0].Resources.GetCpuPercent() != 100 || guests[0].Resources.GetCpuWeight() != 39 {
 		t.Errorf("guests %v, %v", guests, err)

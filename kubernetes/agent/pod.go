@@ -57,9 +57,6 @@ const (
 	reasonBadReference = "InvalidAnnotation"
 )
 
-// namespace is containerd's for all containers that kubelet asked for.
-const namespace = "k8s.io"
-
 // gated tells whether a pod waits for us: it has our gate and is not at its end.
 func (p *pod) gated() bool {
 	return p.Metadata.DeletionTimestamp == "" && p.Status.Phase != "Succeeded" && p.Status.Phase != "Failed" &&
@@ -80,10 +77,13 @@ func (p *pod) container() string {
 	return id
 }
 
-// guestOf finds the guest that is a container.
+// guestOf finds the guest that is a container, by the shim's name for it less the
+// digest at its end: kubelet's ids are random, and which of containerd's namespaces
+// they are in is in the digest alone.
 func guestOf(container string, guests []*hostagentv1.Guest) *hostagentv1.Guest {
-	name := ledger.GuestName(namespace, container)
-	i := slices.IndexFunc(guests, func(g *hostagentv1.Guest) bool { return g.Name == name })
+	name := ledger.GuestName("", container)
+	prefix := name[:strings.LastIndexByte(name, '-')+1]
+	i := slices.IndexFunc(guests, func(g *hostagentv1.Guest) bool { return strings.HasPrefix(g.Name, prefix) })
 	if i < 0 {
 		return nil
 	}

@@ -84,7 +84,7 @@ func TestGuestOf(t *testing.T) {
 	if g := guestOf(guestID, guests); g == nil || g.Name != guestName {
 		t.Errorf("%v", g)
 	}
-	for _, id := range []string{"", "0123", strings.Repeat("f", 64)} {
+	for _, id := range []string{"", "0123", strings.Repeat("f", 64), guestID[:39]} {
 		if g := guestOf(id, guests); g != nil {
 			t.Errorf("%q: %v", id, g)
 		}
