@@ -45,7 +45,7 @@ func (p *hostPort) woken(a *agent) {
 }
 
 func portAndAgent(f *fakePort) (*hostPort, *agent) {
-	a := newAgent(handoffOf(0xa7, 3), nil, func() {}, nil)
+	a := newAgent(handoffOf(0xa7, 3), nil, 0, func() {}, nil)
 	return &hostPort{read: f.read, write: f.write, open: true}, a
 }
 
