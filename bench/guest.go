@@ -48,7 +48,7 @@ type bootAt struct {
 func (b bootAt) share() float64 { return b.Init - b.RunInit }
 
 // guests boots each case, in turns, and reports after each. Boots that the list
-// has already, as a report's figures do, count with the new ones.
+// has already count with the new ones.
 func guests(ctx context.Context, o *options, list string, report func([]*guestCase) error) error {
 	text, err := os.ReadFile(list)
 	if err != nil {
