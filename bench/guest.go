@@ -210,3 +210,12 @@ func programSize(dir, name string) float64 {
 	}
 	return float64(info.Size()) / 1e6
 }
+
+// packedSize is the same after zstd -9.
+func packedSize(dir, name string) float64 {
+	packed, err := exec.Command("zstd", "-q", "-9", "-c", filepath.Join(dir, name)).Output()
+	if err != nil {
+		return 0
+	}
+	return float64(len(packed)) / 1e6
+}

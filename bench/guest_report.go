@@ -53,7 +53,7 @@ func guestReport(dir, programs string, cases []*guestCase) error {
 			medianOf(c.Wall, bootAt.share), medianOf(c.Wall, toInit), medianOf(c.Wall, toReady), float64(c.InitrdSize)/1e6, float64(c.Packed)/1e6)
 		bars = append(bars, bar{c.Name, ratio})
 	}
-	fmt.Fprintf(&s, "\nguestinit has %.2f MB (goal: 3), guestagent %.2f MB, static. In the guest, with its port open on the host and nobody speaking: %s (goals: 12 MiB, 0 times).\n", programSize(programs, "guestinit"), programSize(programs, "guestagent"), cases[0].Agent)
+	fmt.Fprintf(&s, "\nguestinit has %.2f MB (goal: 3), guestagent %.2f MB, static; guestagent by zstd -9 %.2f MB (goal of an initrd: a quarter of the tuned one and guestagent; ours lies in the sealed image as it is, so that no start unpacks it). In the guest, with its port open on the host and nobody speaking: %s (goals: 12 MiB, 0 times).\n", programSize(programs, "guestinit"), programSize(programs, "guestagent"), packedSize(programs, "guestagent"), cases[0].Agent)
 	if err := os.WriteFile(filepath.Join(dir, "README.md"), []byte(s.String()), 0o644); err != nil {
 		return err
 	}
