@@ -48,7 +48,7 @@ type bootAt struct {
 func (b bootAt) share() float64 { return b.Init - b.RunInit }
 
 // guests boots each case, in turns, and reports after each. Boots that the list
-// has already, as a report's figures do, count with the new ones.
+// has already count with the new ones.
 func guests(ctx context.Context, o *options, list string, report func([]*guestCase) error) error {
 	text, err := os.ReadFile(list)
 	if err != nil {
@@ -209,4 +209,13 @@ func programSize(dir, name string) float64 {
 		return 0
 	}
 	return float64(info.Size()) / 1e6
+}
+
+// packedSize is the same after zstd -9.
+func packedSize(dir, name string) float64 {
+	packed, err := exec.Command("zstd", "-q", "-9", "-c", filepath.Join(dir, name)).Output()
+	if err != nil {
+		return 0
+	}
+	return float64(len(packed)) / 1e6
 }

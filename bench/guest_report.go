@@ -21,16 +21,21 @@ func guestReport(dir, programs string, cases []*guestCase) error {
 	if out, err := exec.Command("qemu-system-s390x", "--version").Output(); err == nil {
 		m.Peer, _, _ = strings.Cut(string(out), "\n")
 	}
+	cases = slices.DeleteFunc(slices.Clone(cases), func(c *guestCase) bool { return len(c.Runs) == 0 })
+	if len(cases) == 0 {
+		return errors.New("no boot was timed")
+	}
+	for i, c := range cases { // where the files were is nobody's business
+		shown := *c
+		shown.Kernel, shown.Initrd, shown.Disk = filepath.Base(c.Kernel), filepath.Base(c.Initrd), filepath.Base(c.Disk)
+		cases[i] = &shown
+	}
 	data, err := json.MarshalIndent(map[string]any{"machine": m, "cases": cases}, "", " ")
 	if err != nil {
 		return err
 	}
 	if err := os.WriteFile(filepath.Join(dir, "figures.json"), append(data, '\n'), 0o644); err != nil {
 		return err
-	}
-	cases = slices.DeleteFunc(slices.Clone(cases), func(c *guestCase) bool { return len(c.Runs) == 0 })
-	if len(cases) == 0 {
-		return errors.New("no boot was timed")
 	}
 	share := make(map[string]float64)
 	for _, c := range cases {
@@ -48,7 +53,7 @@ func guestReport(dir, programs string, cases []*guestCase) error {
 			medianOf(c.Wall, bootAt.share), medianOf(c.Wall, toInit), medianOf(c.Wall, toReady), float64(c.InitrdSize)/1e6, float64(c.Packed)/1e6)
 		bars = append(bars, bar{c.Name, ratio})
 	}
-	fmt.Fprintf(&s, "\nguestinit has %.2f MB (goal: 3), guestagent %.2f MB, static. In the guest, with its port open on the host and nobody speaking: %s (goals: 12 MiB, none).\n", programSize(programs, "guestinit"), programSize(programs, "guestagent"), cases[0].Agent)
+	fmt.Fprintf(&s, "\nguestinit has %.2f MB (goal: 3), guestagent %.2f MB, static; guestagent by zstd -9 %.2f MB (goal of an initrd: a quarter of the tuned one and guestagent; ours lies in the sealed image as it is, so that no start unpacks it). In the guest, with its port open on the host and nobody speaking: %s (goals: 12 MiB, 0 times).\n", programSize(programs, "guestinit"), programSize(programs, "guestagent"), packedSize(programs, "guestagent"), cases[0].Agent)
 	if err := os.WriteFile(filepath.Join(dir, "README.md"), []byte(s.String()), 0o644); err != nil {
 		return err
 	}
