@@ -10,7 +10,7 @@ import (
 
 // window is how many bytes are written between two nudges, and so about what
 // Commit still has to wait for.
-const window = 8 << 20
+const window = 1 << 20
 
 // ample is what a file may have of the page cache. Who makes a small file often
 // reads it next. A large one fills the memory, and then its maker does the
