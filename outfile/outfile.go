@@ -18,6 +18,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 )
 
@@ -31,7 +32,11 @@ type File struct {
 	path    string
 	replace bool
 	done    bool
-	fresh   atomic.Int64 // bytes written since the last nudge
+	written atomic.Int64 // bytes, through the page cache
+
+	ample  int64 // of them; more go past it
+	once   sync.Once
+	direct *os.File // past the page cache, or nil
 }
 
 // Create starts the file that Commit will put at path, with these permissions.
@@ -50,7 +55,7 @@ func Create(path string, mode os.FileMode, replace bool) (*File, error) {
 		os.Remove(f.Name())
 		return nil, fmt.Errorf("create %s: %w", path, err)
 	}
-	return &File{File: f, path: path, replace: replace}, nil
+	return &File{File: f, path: path, replace: replace, ample: ample}, nil
 }
 
 // Commit flushes the file, closes it and gives it its name.
@@ -71,6 +76,14 @@ func (f *File) Commit() error {
 	}
 	f.done = true
 	return nil
+}
+
+// Close closes the file.
+func (f *File) Close() error {
+	if f.direct != nil {
+		f.direct.Close()
+	}
+	return f.File.Close()
 }
 
 // Abort closes and removes the file unless it was committed.
