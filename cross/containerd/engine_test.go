@@ -181,7 +181,14 @@ func (e *engine) detached(id string) (console string) {
 	console = e.path(id + ".console")
 	e.ctr("run", "--detach", "--log-uri", "file://"+console, "--snapshotter", "native", "--runtime", "io.containerd.secexec.v2", "secexec.test/wait:latest", id)
 	e.says(console, "guest: waits")
+	e.ready(id)
 	return console
+}
+
+// ready waits until hostagent knows that a guest is.
+func (e *engine) ready(id string) {
+	e.t.Helper()
+	e.until("the guest of "+id+" is ready", func() bool { return e.guest(id).GetState() == "ready" })
 }
 
 func (e *engine) says(console, text string) {

@@ -1,11 +1,14 @@
 package containerd
 
 import (
+	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // ctr run boots a sealed guest and ends with the status of its program; all that
@@ -39,6 +42,7 @@ func TestForeground(t *testing.T) {
 		t.Fatal(err)
 	}
 	e.says(file.Name(), "guest: waits")
+	e.ready("web") // before, it can't hear
 	pid := int(e.guest("web").Pid)
 	if taskPid, status := e.task("web"); taskPid != pid || status != "RUNNING" {
 		t.Errorf("task is %s, process %d, the guest's is %d", status, taskPid, pid)
@@ -48,6 +52,13 @@ func TestForeground(t *testing.T) {
 	}
 	if out := e.ctr("task", "metrics", "--format", "json", "web"); !strings.Contains(out, `"usage_usec"`) {
 		t.Errorf("metrics: %s", out)
+	}
+	for _, shim := range e.shims() {
+		resident, cpu := footprint(t, shim)
+		t.Logf("the shim takes %.1f MiB, and took %s of CPU", resident, cpu)
+		if resident > 15 {
+			t.Errorf("the shim takes %.1f MiB, at most 15 are promised", resident)
+		}
 	}
 	for _, c := range []struct {
 		args  string
@@ -70,4 +81,26 @@ func TestForeground(t *testing.T) {
 		t.Errorf("%v\n%s", cmd.ProcessState, text)
 	}
 	e.clean()
+}
+
+// footprint is what a process holds, in MiB, and its threads have used.
+func footprint(t *testing.T, pid int) (resident float64, cpu time.Duration) {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "VmRSS:")
+	if _, err := fmt.Sscan(rest, &resident); err != nil {
+		t.Fatal(err)
+	}
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
+	for _, thread := range threads {
+		var ns int64
+		text, _ := os.ReadFile(thread)
+		if _, err := fmt.Sscan(string(text), &ns); err == nil {
+			cpu += time.Duration(ns)
+		}
+	}
+	return resident / 1024, cpu
 }

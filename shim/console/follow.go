@@ -35,6 +35,7 @@ type Source interface {
 // drops at 8 MiB.
 func Follow(ctx context.Context, source Source, guest string, ended <-chan struct{}, w io.Writer) error {
 	var offset int64
+	var last time.Time // when hostagent may be away no longer
 	pause := minPause
 	for over := false; ; {
 		answer, err := source.Console(ctx, guest, offset, chunk)
@@ -53,17 +54,19 @@ func Follow(ctx context.Context, source Source, guest string, ended <-chan struc
 			offset = answer.Next // a log that was cut begins anew
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case over:
+		case over && time.Now().After(last):
 			return fmt.Errorf("read console of guest %s: %w", guest, err)
 		}
-		if over {
+		if over && err == nil {
 			continue
 		}
+		var end <-chan struct{}
+		if !over {
+			end = ended
+		}
 		select {
-		case <-ended:
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(ctx, lastPatience)
-			defer cancel()
+		case <-end:
+			last, pause = time.Now().Add(lastPatience), minPause
 			over = true
 		case <-time.After(pause):
 			pause = min(2*pause, maxPause)

@@ -79,11 +79,31 @@ func (h *Host) get(ctx context.Context, guest string) (*hostagentv1.Guest, error
 	return get(ctx, h, func(ctx context.Context, c *client.Client) (*hostagentv1.Guest, error) { return c.Get(ctx, guest) })
 }
 
+// reader reads a console over a connection that it keeps: it asks often. One
+// goroutine uses it.
+type reader struct {
+	host *Host
+	c    *client.Client // nil: not connected
+}
+
 // Console implements console.Source.
-func (h *Host) Console(ctx context.Context, guest string, offset int64, limit int) (*hostagentv1.ConsoleResponse, error) {
-	return get(ctx, h, func(ctx context.Context, c *client.Client) (*hostagentv1.ConsoleResponse, error) {
-		return c.Console(ctx, guest, offset, limit)
-	})
+func (r *reader) Console(ctx context.Context, guest string, offset int64, limit int) (answer *hostagentv1.ConsoleResponse, err error) {
+	if r.c == nil {
+		if r.c, err = client.Dial(ctx, r.host.Address, nil); err != nil {
+			return nil, err
+		}
+	}
+	if answer, err = r.c.Console(ctx, guest, offset, limit); err != nil {
+		r.close()
+	}
+	return answer, err
+}
+
+func (r *reader) close() {
+	if r.c != nil {
+		r.c.Close()
+		r.c = nil
+	}
 }
 
 func (h *Host) usage(ctx context.Context, guest string) (*hostagentv1.UsageResponse, error) {

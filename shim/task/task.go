@@ -263,7 +263,9 @@ func (t *task) start(ctx context.Context) error {
 func (t *task) copyConsole() {
 	defer close(t.copied)
 	defer t.out.Close()
-	if err := console.Follow(t.ctx, t.s.Host, t.guest, t.off, t.out); err != nil && t.ctx.Err() == nil {
+	source := &reader{host: t.s.Host}
+	defer source.close()
+	if err := console.Follow(t.ctx, source, t.guest, t.off, t.out); err != nil && t.ctx.Err() == nil {
 		t.log.Warn("copy console", "guest", t.guest, "error", err)
 	}
 }
