@@ -312,6 +312,16 @@ func TestInterruptedImages(t *testing.T) {
 	if _, err := push(t, dir, g.ref("v3"), quickImage()); err == nil {
 		t.Error("pushed nowhere")
 	}
+	// So does one that forgets what it took.
+	cut(http.MethodPatch, 0, func(w http.ResponseWriter, r *http.Request) {
+		g.patch(w, r)
+		g.mu.Lock()
+		clear(g.sessions)
+		g.mu.Unlock()
+	})
+	if _, err := push(t, dir, g.ref("v3"), quickImage()); !errors.Is(err, ErrInvalid) {
+		t.Errorf("a registry that forgets: %v", err)
+	}
 	cut(http.MethodPatch, 0, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Location", "http://127.0.0.1:1"+r.URL.Path)
 		w.WriteHeader(http.StatusAccepted)

@@ -23,7 +23,8 @@ import (
 // upload is a blob on its way into a registry in pieces, as OCI's distribution
 // spec has it: POST opens a session, each PATCH brings a piece, PUT closes it. A
 // session outlives connections and, as its address is kept in a file, this
-// process: whoever finds it asks how far it is and goes on.
+// process: whoever finds it asks how far it is and goes on. CNCF's distribution
+// (seen: 2.8) drops a session that was cut inside a piece; then all begins anew.
 type upload struct {
 	repo  *remote.Repository
 	desc  ocispec.Descriptor
@@ -38,10 +39,15 @@ type upload struct {
 	counted int64
 	piece   int64
 	turns   int // sessions opened and questions asked since a piece was taken
+	opened  int // sessions
 }
 
-// maxTurns bounds what a registry that never takes a piece can make us do.
-const maxTurns = 16
+// Bounds of what a registry that never takes a piece, or forgets those it took,
+// can make us do.
+const (
+	maxTurns    = 16
+	maxSessions = 5
+)
 
 // errWhole says that a registry takes no pieces: send the blob whole.
 var errWhole = errors.New("registry takes no pieces")
@@ -114,6 +120,9 @@ func (u *upload) step(ctx context.Context) error {
 }
 
 func (u *upload) open(ctx context.Context) error {
+	if u.opened++; u.opened > maxSessions {
+		return fmt.Errorf("%w: the registry forgot the upload of %s %d times", ErrInvalid, u.desc.Digest, maxSessions)
+	}
 	scheme := "https"
 	if u.repo.PlainHTTP {
 		scheme = "http"

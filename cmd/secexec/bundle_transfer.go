@@ -65,8 +65,9 @@ and Kubernetes with the runtime secexec: one layer, in whose root are the files 
 the bundle. The layer is not compressed, because encrypted disks don't become
 smaller. It too goes in pieces of 16 MiB, to registries that take pieces.
 
-A push that was interrupted goes on where it stopped. The tag is set when all is
-there. The same bundle makes the same bytes. Neither form holds a secret.`,
+A push that was interrupted goes on where it stopped; an image's only if the
+registry still has its pieces. The tag is set when all is there. The same bundle
+makes the same bytes. Neither form holds a secret.`,
 		Example: `  secexec bundle push hello registry.example.com/team/hello:1
   secexec bundle push --format image hello registry.example.com/team/hello:1
   secexec bundle push --format image hello oci-archive:hello.tar:example.com/hello:1`,

@@ -27,6 +27,7 @@ type engine struct {
 	t          *testing.T
 	dir        string   // short: it holds sockets
 	flags      []string // of ctr
+	pods       []string // NAMESPACE/SANDBOX, for their shims' sockets
 	containerd *exec.Cmd
 	hostagent  *exec.Cmd
 }
@@ -261,8 +262,12 @@ func (e *engine) leftovers() (left []string) {
 
 // sockets are those of this containerd's shims: the folder is every containerd's.
 func (e *engine) sockets() (left []string) {
+	of := slices.Clone(e.pods)
 	for _, id := range []string{"web", "stays", "a", "b", "c", "d"} {
-		path := fmt.Sprintf("/run/containerd/s/%x", sha256.Sum256([]byte(filepath.Join(e.path("c.sock"), "default", id))))
+		of = append(of, "default/"+id)
+	}
+	for _, task := range of {
+		path := fmt.Sprintf("/run/containerd/s/%x", sha256.Sum256([]byte(filepath.Join(e.path("c.sock"), task))))
 		if _, err := os.Lstat(path); err == nil {
 			left = append(left, path)
 		}

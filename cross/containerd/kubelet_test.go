@@ -61,9 +61,9 @@ var noPods = sync.OnceValue(func() string {
 // to every pod.
 type kubelet struct {
 	*engine
-	ctx  context.Context
-	call cri.RuntimeServiceClient
-	pods int
+	ctx   context.Context
+	call  cri.RuntimeServiceClient
+	count int // of pods
 
 	subnet string // the first three numbers of pods' addresses
 }
@@ -119,9 +119,9 @@ func newKubelet(t *testing.T, bundles ...string) *kubelet {
 
 // sandbox is a pod as kubelet describes it.
 func (k *kubelet) sandbox() *cri.PodSandboxConfig {
-	k.pods++
+	k.count++
 	return &cri.PodSandboxConfig{
-		Metadata: &cri.PodSandboxMetadata{Name: fmt.Sprintf("pod%d", k.pods), Namespace: "team", Uid: fmt.Sprintf("11111111-2222-3333-4444-%012d", k.pods)},
+		Metadata: &cri.PodSandboxMetadata{Name: fmt.Sprintf("pod%d", k.count), Namespace: "team", Uid: fmt.Sprintf("11111111-2222-3333-4444-%012d", k.count)},
 		Hostname: "pod", LogDirectory: k.path("logs"),
 		DnsConfig: &cri.DNSConfig{Servers: []string{"10.96.0.10"}},
 		Linux: &cri.LinuxPodSandboxConfig{
@@ -171,6 +171,9 @@ func (k *kubelet) container(bundle string) *cri.ContainerConfig {
 // run runs a pod without containers.
 func (k *kubelet) run(s *cri.PodSandboxConfig) (id string, err error) {
 	r, err := k.call.RunPodSandbox(k.ctx, &cri.RunPodSandboxRequest{Config: s, RuntimeHandler: "secexec"})
+	if err == nil {
+		k.engine.pods = append(k.engine.pods, "k8s.io/"+r.PodSandboxId)
+	}
 	return r.GetPodSandboxId(), err
 }
 

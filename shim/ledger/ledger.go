@@ -54,6 +54,9 @@ type Exit struct {
 	At     time.Time `json:"at"`
 }
 
+// GuestPrefix begins the names of all guests that are containerd's.
+const GuestPrefix = "c-"
+
 // GuestName makes the guest's name of a task: as much of its id as is allowed,
 // and a digest, for ids that differ elsewhere.
 func GuestName(namespace, id string) string {
@@ -67,7 +70,7 @@ func GuestName(namespace, id string) string {
 		}
 		return '-'
 	}, id)
-	return "c-" + clean[:min(len(clean), 40)] + "-" + hex.EncodeToString(sum[:5])
+	return GuestPrefix + clean[:min(len(clean), 40)] + "-" + hex.EncodeToString(sum[:5])
 }
 
 // Ledger is a folder of records.

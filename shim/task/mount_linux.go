@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/containerd/containerd/api/types"
@@ -42,6 +43,31 @@ func parseOptions(options []string) (flags uintptr, data string) {
 		}
 	}
 	return flags, strings.Join(rest, ",")
+}
+
+// unpacked is the folder with an image's one layer as the snapshotter unpacked it,
+// where the mount over it would show just that: of the overlayfs snapshotter, and
+// of the native one. hostagent then takes the bundle from there without a mount,
+// and its file system may share the blocks, which it does not through an overlay.
+func unpacked(mounts []*types.Mount) (folder string, ok bool) {
+	if len(mounts) != 1 {
+		return "", false
+	}
+	switch m := mounts[0]; m.Type {
+	case "bind":
+		folder = m.Source
+	case "overlay":
+		for _, o := range m.Options {
+			if dir, is := strings.CutPrefix(o, "lowerdir="); is {
+				folder = dir
+			} else if dir, is := strings.CutPrefix(o, "upperdir="); is {
+				if above, err := os.ReadDir(dir); err != nil || len(above) > 0 {
+					return "", false // something was written over the layer
+				}
+			}
+		}
+	}
+	return folder, filepath.IsAbs(folder) && !strings.ContainsAny(folder, `:\`) // one layer, and no name that is written otherwise
 }
 
 // mountAll mounts a task's root file system. Without mounts it is in the folder

@@ -62,6 +62,7 @@ type Service struct {
 	ctx   context.Context // ends what follows guests
 	mu    sync.Mutex
 	tasks map[string]*task
+	first *pod.Request // of the pod's first container, whatever became of it
 }
 
 var _ tasks.TTRPCTaskService = (*Service)(nil)
@@ -92,10 +93,18 @@ func (s *Service) claim(t *task) error {
 	if s.tasks[t.id] != nil {
 		return refuse(codes.AlreadyExists, "create task %s: it exists already", t.id)
 	}
+	if s.first != nil && t.want.Kind == pod.Container {
+		if err := pod.Follow(s.first.Name, t.want); err != nil {
+			return failedPrecondition("create task %s: %w", t.id, err)
+		}
+	}
 	for _, other := range s.tasks {
 		if t.guest != "" && other.guest != "" && !other.over() {
 			return failedPrecondition("create task %s: a pod holds one sealed guest, and this one has it already in container %s: put other containers into pods of their own", t.id, other.id)
 		}
+	}
+	if t.want.Kind == pod.Container {
+		s.first = t.want
 	}
 	s.tasks[t.id] = t
 	return nil
@@ -120,6 +129,9 @@ func (s *Service) Create(ctx context.Context, r *tasks.CreateTaskRequest) (*task
 	}
 	want, err := pod.Read(config)
 	if err != nil {
+		return nil, invalid("create task %s: %w", r.ID, err)
+	}
+	if err := pod.Locate(want.Create.GetDisks()); err != nil {
 		return nil, invalid("create task %s: %w", r.ID, err)
 	}
 	if r.Terminal {

@@ -74,6 +74,9 @@ func newTask(s *Service, r *tasks.CreateTaskRequest, want *pod.Request) *task {
 	if want.Kind != pod.Sandbox {
 		t.guest = ledger.GuestName(s.Namespace, r.ID)
 	}
+	if want.Title != "" {
+		t.log = t.log.With("pod", want.Title)
+	}
 	t.ctx, t.cancel = context.WithCancel(s.ctx)
 	return t
 }
@@ -177,6 +180,11 @@ func (t *task) create(ctx context.Context) (err error) {
 
 // takeOver lets hostagent copy what is in the root file system.
 func (t *task) takeOver(ctx context.Context, r *hostagentv1.CreateRequest) error {
+	if folder, ok := unpacked(t.made.Rootfs); ok {
+		r.Bundle = folder
+		_, err := t.s.Host.create(ctx, r)
+		return err
+	}
 	unmount, err := mountAll(t.made.Rootfs, r.Bundle)
 	defer unmount()
 	if err != nil {

@@ -494,6 +494,8 @@ func TestPod(t *testing.T) {
 	b.must(b.create("two", container)) // it is started again, say
 	b.remove("one")
 	b.remove("two")
+	other := strings.Replace(container, `"io.kubernetes.cri.container-name":"main"`, `"io.kubernetes.cri.container-name":"init"`, 1)
+	wants(t, b.create("three", other), codes.FailedPrecondition, `P350: container "init" after "main": a pod holds one sealed guest`)
 	stats, err := b.Stats(t.Context(), &tasks.StatsRequest{ID: podID})
 	if err != nil || stats.Stats.TypeUrl != "io.containerd.cgroups.v2.Metrics" {
 		t.Errorf("stats %v %v", stats, err)
