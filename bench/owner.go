@@ -132,7 +132,7 @@ func (b *bench) diskCreate(ctx context.Context, in func(string) string, mib int6
 		return err
 	}
 	defer os.Remove(plain)
-	if out, err := exec.CommandContext(ctx, "mke2fs", "-q", "-F", "-t", "ext4", plain).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(ctx, "mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", plain).CombinedOutput(); err != nil {
 		return fmt.Errorf("make a file system: %w: %s", err, out)
 	}
 	defer os.Remove(in("disk"))

@@ -44,10 +44,13 @@ func (a *agent) Status() Status {
 }
 
 // newAgent takes over a handoff; the seed is copied into the identity key.
-func newAgent(h *sealed.Handoff, bootKey ed25519.PublicKey, stop, restart func()) *agent {
+func newAgent(h *sealed.Handoff, bootKey ed25519.PublicKey, now uint64, stop, restart func()) *agent {
 	var passed []readiness.Stage
 	for _, s := range h.Stages {
 		passed = append(passed, readiness.Stage(s))
+	}
+	if h.StopSignal == 0 && h.Channel != nil && len(h.Channel.Secrets) > 0 {
+		passed = append(passed, readiness.Stage{Name: readiness.StageSecrets, Millis: now})
 	}
 	a := &agent{
 		guest:    readiness.NewGuest(h.BootID, h.Ready == sealed.ReadyAtNotify, h.StopSignal == 0, passed),

@@ -24,7 +24,7 @@ func TestAgentAnswers(t *testing.T) {
 	t.Parallel()
 	stops := 0
 	h := handoff()
-	a := newAgent(h, make(ed25519.PublicKey, 32), func() { stops++ }, nil)
+	a := newAgent(h, make(ed25519.PublicKey, 32), 6, func() { stops++ }, nil)
 	identity := a.identity.Public().(ed25519.PublicKey)
 	h.Wipe() // the agent does not depend on it
 	a.do(a.guest.HandedOver(2000))
@@ -34,7 +34,7 @@ func TestAgentAnswers(t *testing.T) {
 		a.do(a.guest.Read([]byte(line+"\n"), 2000))
 		return said(a)
 	}
-	if got := answer("PING 0a"); got != "HELLO 2 guestagent 03000000000000000000000000000000\nSTAGE kernel 1000\nSTAGE running 2000\nSTAGE ready 2000\nPONG 0a\n" {
+	if got := answer("PING 0a"); got != "HELLO 3 guestagent 03000000000000000000000000000000\nSTAGE kernel 1000\nSTAGE running 2000\nSTAGE ready 2000\nPONG 0a\n" {
 		t.Errorf("ping: %q", got)
 	}
 	nonce := bytes.Repeat([]byte{0x5e}, 32)
@@ -80,7 +80,7 @@ func TestAgentNotified(t *testing.T) {
 	h := handoff()
 	h.Ready, h.StopSignal = sealed.ReadyAtNotify, 0
 	restarts := 0
-	a := newAgent(h, make(ed25519.PublicKey, 32), func() {}, func() { restarts++ })
+	a := newAgent(h, make(ed25519.PublicKey, 32), 6, func() {}, func() { restarts++ })
 	a.heard(workload.Running{}.Bytes(), 10)
 	a.notified([]byte("STATUS=canary loads"), 20)
 	if s := a.Status(); s.State != readiness.Running || s.Text != "canary loads" || !s.Healthy {

@@ -45,7 +45,7 @@ func (p *hostPort) woken(a *agent) {
 }
 
 func portAndAgent(f *fakePort) (*hostPort, *agent) {
-	a := newAgent(handoffOf(0xa7, 3), nil, func() {}, nil)
+	a := newAgent(handoffOf(0xa7, 3), nil, 0, func() {}, nil)
 	return &hostPort{read: f.read, write: f.write, open: true}, a
 }
 
@@ -62,7 +62,7 @@ func TestLinesBeforeTheirHost(t *testing.T) {
 	}
 	f.there = true
 	p.woken(a)
-	if got := f.out.String(); !strings.HasPrefix(got, "HELLO 2 guestagent ") || !strings.HasSuffix(got, "\nPONG 07\n") {
+	if got := f.out.String(); !strings.HasPrefix(got, "HELLO ") || !strings.HasSuffix(got, "\nPONG 07\n") {
 		t.Fatalf("the host hears %q", got)
 	}
 	f.out.Reset()

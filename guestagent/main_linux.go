@@ -71,7 +71,7 @@ func run() error {
 	if h.StopSignal != 0 {
 		stop = func() { _ = unix.Kill(1, unix.Signal(h.StopSignal)) }
 	}
-	a := newAgent(h, bootKey, stop, func() { tell(workload.Restart{}) })
+	a := newAgent(h, bootKey, millis(), stop, func() { tell(workload.Restart{}) })
 	h.IdentitySeed.Wipe()
 	if h.Channel != nil {
 		if err := a.serveOwner(h, bootPrivate); err != nil {

@@ -2,6 +2,9 @@ package main
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -19,6 +22,29 @@ const (
 // channelBacklog is how many of the host's connections may wait: one is served at
 // a time.
 const channelBacklog = 4
+
+// virtioDevices is where the kernel shows virtio devices, whether it has a driver
+// for them or not; vsockDevice is a vsock's ID (virtio 1.2, 5).
+const (
+	virtioDevices = "/sys/bus/virtio/devices"
+	vsockDevice   = "0x0013"
+)
+
+// isVsock tells whether a module of the initrd is of vsock, which is nobody's
+// dependency. Such modules wait until the device is there: most of a start is
+// loading modules, and where the host gives no vsock the port serves.
+func isVsock(file string) bool { return strings.Contains(file, "vsock") }
+
+// hasDevice tells whether a folder of virtio devices has one of this ID.
+func hasDevice(dir, id string) bool {
+	found, _ := filepath.Glob(dir + "/*/device")
+	for _, path := range found {
+		if text, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(text)) == id {
+			return true
+		}
+	}
+	return false
+}
 
 // channelFiles are what guestagent serves the owner by. A device that the host
 // does not give is -1: it can always cut the channel.

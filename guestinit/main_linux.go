@@ -21,6 +21,7 @@ import (
 	"github.com/secexec/secexec/guestinit/mounts"
 	"github.com/secexec/secexec/guestinit/progress"
 	"github.com/secexec/secexec/proto/readiness"
+	"github.com/secexec/secexec/sealed"
 )
 
 // Paths in the initrd, as package initrd lays them out, and where the root goes.
@@ -68,6 +69,19 @@ type boot struct {
 	watchdog *time.Timer
 }
 
+// load loads modules, in order.
+func load(modules []sealed.Module, which func(file string) bool) error {
+	for _, m := range modules {
+		if !which(m.File) {
+			continue
+		}
+		if err := kmod.Load(modulesDir+m.File, m.Optional); err != nil {
+			return failModule.because(err)
+		}
+	}
+	return nil
+}
+
 // run goes from nothing to the root's init, or to the end of its one program. It
 // returns only on failure.
 func (b *boot) run() error {
@@ -87,10 +101,8 @@ func (b *boot) run() error {
 		return failRecord.because(err)
 	}
 	defer record.Wipe()
-	for _, m := range record.Modules {
-		if err := kmod.Load(modulesDir+m.File, m.Optional); err != nil {
-			return failModule.because(err)
-		}
+	if err := load(record.Modules, func(file string) bool { return !isVsock(file) }); err != nil {
+		return err
 	}
 	if err := seed(record); err != nil {
 		return err
@@ -113,6 +125,11 @@ func (b *boot) run() error {
 	if record.Channel != nil {
 		if err := mounts.Secrets(); err != nil {
 			return failSecrets.because(err)
+		}
+		if hasDevice(virtioDevices, vsockDevice) {
+			if err := load(record.Modules, isVsock); err != nil {
+				return err
+			}
 		}
 	}
 	if err := handover.MaskAutoMounts("/"); err != nil {

@@ -87,8 +87,8 @@ func templates(all []*disk) map[string][]byte {
 
 // checkGrow refuses to let a file system grow that the guest can't grow.
 func (d *disk) checkGrow() error {
-	if d.fs.Grow && d.about.FSType != "ext4" {
-		return fmt.Errorf("create %s: its %s does not grow in the guest, only ext4 does: leave grow out", d.what(), d.about.FSType)
+	if d.fs.Grow && d.about.FSType != "ext4" && d.about.FSType != "xfs" {
+		return fmt.Errorf("create %s: its %s does not grow in the guest, only ext4 and xfs do: leave grow out", d.what(), d.about.FSType)
 	}
 	return nil
 }

@@ -55,7 +55,7 @@ type FileSystem struct {
 	Size      int64  // bytes, 0: content and head-room
 	FSType    string // of a file system that is made: ext4, which "" is too, or erofs
 	ReadOnly  bool
-	Grow      bool        // at boot, to the end of a disk that was made larger; ext4 only
+	Grow      bool        // at boot, to the end of a disk that was made larger; ext4 and xfs only
 	Mode      sealed.Mode // how it is protected
 
 	folders []string // that are to be in it
@@ -93,7 +93,7 @@ const DefaultStopSignal = 38
 //   - panic=0 stops the CPUs, which QEMU reports as a guest panic and ends; a
 //     number would let a panicking guest boot again and again.
 //   - cryptomgr.notests spares the kernel the known-answer tests of every cipher
-//     that it registers, a third of a start (docs/hardening.md). With fips=1 the
+//     that it registers, two fifths of a start (docs/hardening.md). With fips=1 the
 //     kernel tests all the same.
 //   - swiotlb is the bounce buffer through which all virtio data passes, counted
 //     in slabs of 2 KiB (kernel-parameters.txt): 32 MiB and 16 MiB per device.

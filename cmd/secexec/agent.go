@@ -84,6 +84,8 @@ func stateWord(g *hostagentv1.Guest) string {
 		word += fmt.Sprintf(", exited (%d)", *g.ExitStatus)
 	case g.Unhealthy && (g.State == "running" || g.State == "ready"):
 		word += ", unhealthy"
+	case g.State == "running" && len(g.Stages) > 0 && g.Stages[len(g.Stages)-1].Name == "secrets":
+		word += ", waits for secrets"
 	}
 	switch {
 	case g.State != "waiting":

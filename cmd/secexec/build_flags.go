@@ -57,7 +57,7 @@ func (b *buildFlags) add(cmd *cobra.Command) {
 	b.field("overlay-mode", "root.overlay_mode", func(f *buildfile.File) { f.Root.OverlayMode = g.Root.OverlayMode })
 	f.StringVar(&g.Root.OverlayKey, "overlay-key", "sealed", "`KEY` of the layer's volume: sealed in the image, or fresh at each boot, which starts with an empty layer")
 	b.field("overlay-key", "root.overlay_key", func(f *buildfile.File) { f.Root.OverlayKey = g.Root.OverlayKey })
-	f.BoolVar(&g.Root.Grow, "grow", false, "at boot grow the root's ext4 to the end of the disk, where that was made larger")
+	f.BoolVar(&g.Root.Grow, "grow", false, "at boot grow the root's ext4 or xfs to the end of the disk, where that was made larger")
 	b.field("grow", "root.grow", func(f *buildfile.File) { f.Root.Grow = g.Root.Grow })
 	f.Var((*volumeList)(&g.Volumes), "volume", "`VOLUME` with data: name=NAME,mount=DIR, then size=SIZE or source=SOURCE, mode=MODE, file_system=TYPE, ro, grow, fresh (repeatable)")
 	b.field("volume", "volumes", func(f *buildfile.File) { f.Volumes = g.Volumes })

@@ -147,7 +147,8 @@ func newStart() *cobra.Command {
 // waiting says what comes after each stage.
 var waiting = map[string]string{
 	"starting": "ultravisor unpacks the image", "unpacked": "kernel starts", "kernel": "guestinit unlocks the root",
-	"unlocked": "root is mounted", "mounted": "guestinit hands over", "handover": "guest runs", "running": "guest becomes ready",
+	"unlocked": "root is mounted", "mounted": "guestinit hands over", "handover": "guest runs",
+	"secrets": "owner delivers the guest's secrets (secexec connect secret)", "running": "guest becomes ready",
 }
 
 // follow shows stages as they pass, up to ready.

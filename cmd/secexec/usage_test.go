@@ -267,6 +267,9 @@ func TestEventWords(t *testing.T) {
 			t.Errorf("%q, want %q", got, want)
 		}
 	}
+	if got := stateWord(g("running", "starting", "handover", "secrets")); got != "running, waits for secrets" {
+		t.Errorf("a guest that waits is %q", got)
+	}
 	if got := eventWords(nil, &hostagentv1.Event{Guest: g("stopped"), Deleted: true}); got != "removed" {
 		t.Error(got)
 	}

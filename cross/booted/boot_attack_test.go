@@ -123,6 +123,22 @@ func unmoved(t *testing.T, v *victim) {
 	}
 }
 
+// inYear checks that the guest believes its host's clock, and that nothing of
+// what protects it and its owner asks what time it is: the report, and TLS with its
+// certificates.
+func inYear(year int) func(t *testing.T, v *victim) {
+	return func(t *testing.T, v *victim) {
+		clean(t, v)
+		if c, want := v.console(v.name), fmt.Sprintf("testinit: the year is %d", year); !strings.Contains(c, want) {
+			t.Errorf("console has no %q:\n%s", want, c)
+		}
+		unmoved(t, v)
+		if out, err := v.secexec("connect", v.name, "--secrets", victimBundle(t)+"-secrets"); err != nil {
+			t.Errorf("connect: %v\n%s", err, out)
+		}
+	}
+}
+
 // typing gives the guest's console an input.
 func typing(v *victim) string {
 	return `s|^file,id=console,path=(.*),append=on$|socket,id=console,path=` + v.file("console") + `,server=on,wait=off,logfile=\1,logappend=on|`
@@ -173,11 +189,11 @@ var bootAttacks = []attack{
 	},
 	{
 		name: "says at boot that it is 1970", want: "runs",
-		sed: more("-rtc", "base=1970-01-01T00:00:00"), after: func(t *testing.T, v *victim) { clean(t, v) },
+		sed: more("-rtc", "base=1970-01-01T00:00:00"), after: inYear(1970),
 	},
 	{
-		name: "says at boot that it is 2106", want: "runs",
-		sed: more("-rtc", "base=2106-02-07T06:28:20"), after: clean,
+		name: "says at boot that it is 2042, the last year of the TOD clock's first epoch", want: "runs",
+		sed: more("-rtc", "base=2042-06-01T00:00:00"), after: inYear(2042),
 	},
 	{name: "gives 2 CPUs", want: "runs", cpus: 2, after: clean},
 	{name: "gives 16 CPUs", want: "runs", cpus: 16, after: clean},
@@ -210,6 +226,14 @@ var bootAttacks = []attack{
 	{
 		name: "asks to power down once the kernel runs", want: "H211 runs",
 		during: func(t *testing.T, v *victim) { v.passes(t, "kernel"); v.command(t, "system_powerdown", nil) },
+	},
+	{
+		name: "asks to power down (ctrl-alt-del) once the root's own init runs, which does not want to", want: "runs",
+		after: func(t *testing.T, v *victim) {
+			v.command(t, "system_powerdown", nil)
+			v.says(v.name, "testinit: ctrl-alt-del is up to me: no")
+			unmoved(t, v)
+		},
 	},
 	{
 		name: "resets the guest once the kernel runs", want: "H218",

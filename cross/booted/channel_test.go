@@ -143,6 +143,15 @@ func TestChannel(t *testing.T) {
 			time.Sleep(50 * time.Millisecond)
 		}
 	})
+	t.Run("clock", func(t *testing.T) { // what time it is matters to nobody
+		for _, year := range []string{"1970", "2106", "2026"} {
+			run("", "init", "year", year)
+			run(year+"\n", "init", "year")
+			if out, err := n.secexec("verify", "g", "--identity", secrets+"/identity.pub"); err != nil {
+				t.Errorf("verify in %s: %v\n%s", year, err, out)
+			}
+		}
+	})
 	t.Run("no memory", func(t *testing.T) { // the kernel takes the program, not guestagent
 		cmd := n.command("connect", "exec", "g", "--secrets", secrets, "--", "init", "eat")
 		if out, err := cmd.CombinedOutput(); cmd.ProcessState.ExitCode() != 128+9 {
@@ -210,8 +219,8 @@ func TestChannelOfWorkload(t *testing.T) {
 	if err := n.launch(p.Bundle, "g"); err != nil {
 		t.Fatal(err)
 	}
-	g := n.until("g", "handed over", func(g *hostagentv1.Guest) bool {
-		return g.State == "failed" || slices.ContainsFunc(g.Stages, func(s *hostagentv1.Stage) bool { return s.Name == readiness.StageHandover })
+	g := n.until("g", "waiting for its secrets", func(g *hostagentv1.Guest) bool {
+		return g.State == "failed" || slices.ContainsFunc(g.Stages, func(s *hostagentv1.Stage) bool { return s.Name == readiness.StageSecrets })
 	})
 	if g.State != "running" {
 		t.Fatalf("guest is %v\n%s", g, n.console("g"))

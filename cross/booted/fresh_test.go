@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/hex"
+	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -258,5 +260,51 @@ func TestFreshLong(t *testing.T) {
 		if err := os.Truncate(n.disk("cut", name), size); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// An xfs grows, too, at the boot after its disk did.
+func TestXFSGrows(t *testing.T) {
+	t.Parallel()
+	if os.Getenv("SECEXEC_LONG") == "" {
+		t.Skip("set SECEXEC_LONG=1 (make test-long)")
+	}
+	freshLab(t) // makes the root
+	image := filepath.Join(lab.dir, "xfs.img")
+	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, 32<<20)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("mkfs.xfs", "-q", "-s", "size=4096", image)             // as dm-crypt has them
+	cmd.Env = append(os.Environ(), "TEST_DIR=/", "TEST_DEV=/", "QA_CHECK_FS=1") // its own tests' words for less than 300 MiB
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("mkfs.xfs: %v: %s: install xfsprogs", err, out)
+	}
+	p, err := plan("xfs-grown", filepath.Join(lab.dir, "fresh-root"), "host-a", 256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.SwapSize = 16 << 20 // for the init to look at
+	p.Volumes = []owner.Volume{
+		{Name: "scratch", Mount: "/scratch", Fresh: true, FileSystem: owner.FileSystem{Size: 16 << 20}},
+		{Name: "data", Mount: "/data", FileSystem: owner.FileSystem{Source: image, Grow: true}},
+	}
+	if _, err := owner.Build(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	n := newNode(t)
+	if out, err := n.secexec("create", p.Bundle, "--name", "g"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	before := mibOf(t, n.boots("g"), "/data")
+	n.stop("g")
+	if out, err := n.secexec("disk", "grow", n.disk("g", "data"), "--size", "+200M"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for boot := range 2 {
+		said := n.boots("g")
+		if grown := mibOf(t, said, "/data") - before; grown < 195 || grown > 200 || !strings.Contains(said, "/data xfs rw") {
+			t.Errorf("boot %d: /data had %d MiB, and has %d more:\n%s", boot, before, grown, said)
+		}
+		n.stop("g")
 	}
 }

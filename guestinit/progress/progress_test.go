@@ -30,7 +30,7 @@ func TestHelloIsRepeatedUntilTaken(t *testing.T) {
 	s.Pass(readiness.StageKernel, 10)
 	s.Pass(readiness.StageUnlocked, 20)
 	s.Fail("G109", 30)
-	want := "HELLO 2 guestinit ab000000000000000000000000000000\nSTAGE unlocked 20\nFAIL G109 30\n"
+	want := "HELLO 3 guestinit ab000000000000000000000000000000\nSTAGE unlocked 20\nFAIL G109 30\n"
 	if got := strings.Join(port.lines, ""); got != want {
 		t.Errorf("got %q, wants %q", got, want)
 	}
@@ -46,7 +46,7 @@ func TestLatePort(t *testing.T) {
 	s.Pass(readiness.StageKernel, 10)
 	s.Attach(port)
 	s.Pass(readiness.StageUnlocked, 20)
-	want := "HELLO 2 guestinit ab000000000000000000000000000000\nSTAGE unlocked 20\n"
+	want := "HELLO 3 guestinit ab000000000000000000000000000000\nSTAGE unlocked 20\n"
 	if got := strings.Join(port.lines, ""); got != want || len(s.Passed) != 2 {
 		t.Errorf("got %q, wants %q; passed %v", got, want, s.Passed)
 	}

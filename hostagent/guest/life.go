@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -60,6 +61,8 @@ type life struct {
 	exit   *uint8 // of its EXIT line
 	ready  bool
 
+	deadline *time.Timer   // for becoming ready
+	held     bool          // it waits for its owner's secrets, which counts for nothing
 	patience time.Duration // at least, before the guest counts as not ready in time
 	next     *life         // what follows: the guest rebooted
 }
@@ -103,8 +106,11 @@ func (l *life) supervise(ctx context.Context) {
 	l.g.fleet.lives.Go(func() { l.port.run(ctx, filepath.Join(l.g.fleet.runDir(rec.Name), readinessSocket)) })
 	// A clock set back since the start must not make it wait for years.
 	left := min(time.Until(rec.Started.Add(l.g.fleet.ReadyTimeout)), l.g.fleet.ReadyTimeout)
-	deadline := time.NewTimer(max(l.patience, left))
-	defer deadline.Stop()
+	l.deadline = time.NewTimer(max(l.patience, left))
+	defer l.deadline.Stop()
+	for _, s := range rec.Stages { // of a guest that was taken over
+		l.hold(s.Name)
+	}
 	for _, log := range []string{consoleFile, qemuLog} {
 		defer l.g.fleet.logs.watch(filepath.Join(l.g.dir(), log)).end()
 	}
@@ -150,7 +156,7 @@ func (l *life) supervise(ctx context.Context) {
 			quitting = true
 			force = time.After(quitTimeout)
 			l.g.fleet.lives.Go(func() { l.quit(ctx) })
-		case <-deadline.C:
+		case <-l.deadline.C:
 			if !l.ready && l.failed == "" && !l.aborted.Load() {
 				l.failed = string(fault.NotReady)
 				l.killProcess()
@@ -161,10 +167,26 @@ func (l *life) supervise(ctx context.Context) {
 	}
 }
 
+// hold stops the clock while a guest waits for its owner to deliver secrets: that
+// may take as long as it takes. When they are there it has all of its time to
+// become ready, once.
+func (l *life) hold(stage string) {
+	runs := slices.ContainsFunc(l.g.record().Stages, func(s store.Stage) bool { return s.Name == readiness.StageRunning })
+	switch {
+	case stage == readiness.StageSecrets && !runs:
+		l.held = true
+		l.deadline.Stop()
+	case stage == readiness.StageRunning && l.held:
+		l.held = false
+		l.deadline.Reset(l.g.fleet.ReadyTimeout)
+	}
+}
+
 // message handles a line from the guest. It tells whether the guest gave up.
 func (l *life) message(m readiness.Message) (gaveUp bool) {
 	switch m := m.(type) {
 	case readiness.Stage:
+		l.hold(m.Name)
 		if m.Name != readiness.StageReady || l.ready || l.aborted.Load() {
 			l.report(l.g.hear(m.Name))
 		} else {

@@ -102,7 +102,7 @@ func TestLife(t *testing.T) {
 	for _, s := range rec.Stages {
 		stages = append(stages, s.Name+"/"+s.By)
 	}
-	if got := strings.Join(stages, " "); got != "starting/host unpacked/host kernel/guest unlocked/guest mounted/guest handover/guest running/guest ready/guest" {
+	if got := strings.Join(stages, " "); got != "starting/host unpacked/host kernel/guest unlocked/guest mounted/guest handover/guest secrets/guest running/guest ready/guest" {
 		t.Errorf("stages %s", got)
 	}
 	if err := f.Delete(t.Context(), "g"); fault.As(err).Code != fault.WrongState {
@@ -292,5 +292,37 @@ func TestChallengeWithoutAnswer(t *testing.T) {
 	defer cancel()
 	if report, err := g.Challenge(ctx, [32]byte{}); fault.As(err).Code != fault.NoAnswer {
 		t.Errorf("%q %v", report, err)
+	}
+}
+
+// The time that a guest waits for its owner's secrets is not its own. Then it has
+// all of its time to become ready, once.
+func TestHold(t *testing.T) {
+	t.Parallel()
+	_, g := inRoom(t, newRoom(t, bootsUp), kept(t, stored("g", Stopped, 0)), nil)
+	l := newLife(g)
+	l.deadline = time.NewTimer(time.Hour)
+	for _, step := range []struct {
+		stage string
+		runs  bool // the time to become ready
+	}{
+		{"kernel", true}, {"secrets", false}, {"secrets", false}, {"running", true},
+		{"secrets", true}, {"running", true}, // a guest that says so again has no more time
+	} {
+		l.hold(step.stage)
+		if err := g.hear(step.stage); err != nil {
+			t.Fatal(err)
+		}
+		if runs := l.deadline.Stop(); runs != step.runs {
+			t.Errorf("after stage %s its time runs: %v", step.stage, runs)
+		} else if runs {
+			l.deadline.Reset(time.Hour)
+		}
+	}
+	next := newLife(g) // of a hostagent that takes over a guest which waits
+	next.deadline = time.NewTimer(time.Hour)
+	next.hold("secrets")
+	if next.held {
+		t.Error("a guest that runs is held")
 	}
 }

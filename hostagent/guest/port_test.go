@@ -58,7 +58,7 @@ func TestPortReconnectsAndAsksAgain(t *testing.T) {
 	go p.run(ctx, path)
 	for range 2 {
 		c := accept()
-		for _, want := range []string{"HELLO 2 hostagent", "PING 01"} {
+		for _, want := range []string{"HELLO 3 hostagent", "PING 01"} {
 			if got := readLine(t, c); got != want {
 				t.Errorf("greeted with %q, wants %q", got, want)
 			}

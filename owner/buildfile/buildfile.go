@@ -70,7 +70,7 @@ type Root struct {
 	Partition int    `yaml:"partition,omitempty" doc:"Number of the partition of a disk image; default: the only one that can be a root." min:"1" max:"128"`
 	Size      Size   `yaml:"size,omitempty" doc:"Size of the file system, such as 2G; default: content and head-room."`
 	ReadOnly  bool   `yaml:"read_only,omitempty" doc:"Map and mount the root read-only."`
-	Grow      bool   `yaml:"grow,omitempty" doc:"At boot grow its ext4 to the end of the disk, where that was made larger."`
+	Grow      bool   `yaml:"grow,omitempty" doc:"At boot grow its ext4 or xfs to the end of the disk, where that was made larger."`
 	Mode      string `yaml:"mode,omitempty" enum:"crypt crypt-integrity verity" doc:"How the root is protected; default: crypt."`
 
 	FileSystem  string `yaml:"file_system,omitempty" enum:"ext4 erofs" doc:"What is made of files; erofs is read-only; default: ext4."`
@@ -89,7 +89,7 @@ type Volume struct {
 	Size      Size   `yaml:"size,omitempty" doc:"Size of the file system, such as 10G; needed without a source."`
 	ReadOnly  bool   `yaml:"read_only,omitempty" doc:"Map and mount it read-only."`
 	Key       string `yaml:"key,omitempty" enum:"sealed fresh" doc:"Whether its key is sealed in the image, or made afresh at each boot, which starts with an empty volume; default: sealed."`
-	Grow      bool   `yaml:"grow,omitempty" doc:"At boot grow its ext4 to the end of the disk, where that was made larger."`
+	Grow      bool   `yaml:"grow,omitempty" doc:"At boot grow its ext4 or xfs to the end of the disk, where that was made larger."`
 	Mode      string `yaml:"mode,omitempty" enum:"crypt crypt-integrity verity" doc:"How it is protected; default: crypt."`
 
 	FileSystem string `yaml:"file_system,omitempty" enum:"ext4 erofs" doc:"What is made of files; erofs is read-only; default: ext4."`

@@ -124,7 +124,7 @@ func TestReadyAtHandOver(t *testing.T) {
 		t.Errorf("%s %s", g.State(), got)
 	}
 	g.Notified(workload.Notification{Ready: true}, 10)
-	if got := words(g.Read([]byte("PING a\n"), 11)); got != "HELLO 2 guestagent "+strings.Repeat("00", IDSize)+", STAGE kernel 5, STAGE running 9, STAGE ready 9, PONG a" {
+	if got := words(g.Read([]byte("PING a\n"), 11)); got != "HELLO 3 guestagent "+strings.Repeat("00", IDSize)+", STAGE kernel 5, STAGE running 9, STAGE ready 9, PONG a" {
 		t.Error(got)
 	}
 }
@@ -228,14 +228,15 @@ func TestGuestRate(t *testing.T) {
 // What each version of one end says to each of the other: the lower is talked.
 func TestVersions(t *testing.T) {
 	t.Parallel()
-	for _, row := range []struct{ host, guest, hears string }{
-		{"", "2", "HELLO 2 guestagent, STAGE running 0, STAGE ready 0, PONG 1"}, // version 1 has no HELLO of the host's
-		{"HELLO 1 hostagent\n", "2", "HELLO 2 guestagent, STAGE running 0, STAGE ready 0, PONG 1"},
-		{"HELLO 2 hostagent\n", "2", "HELLO 2 guestagent, STAGE running 0, STAGE ready 0, UNHEALTHY, PONG 1"},
-		{"HELLO 3 hostagent\nASK 3\n", "2", "HELLO 2 guestagent, STAGE running 0, STAGE ready 0, UNHEALTHY, PONG 1"},
-		{"HELLO 0 hostagent\n", "2", "HELLO 2 guestagent, STAGE running 0, STAGE ready 0, PONG 1"}, // no version: as if it had said nothing
+	for _, row := range []struct{ host, hears string }{
+		{"", "HELLO 3 guestagent, STAGE running 0, STAGE ready 0, PONG 1"}, // version 1 has no HELLO of the host's
+		{"HELLO 1 hostagent\n", "HELLO 3 guestagent, STAGE running 0, STAGE ready 0, PONG 1"},
+		{"HELLO 2 hostagent\n", "HELLO 3 guestagent, STAGE running 0, STAGE ready 0, UNHEALTHY, PONG 1"},
+		{"HELLO 3 hostagent\n", "HELLO 3 guestagent, STAGE secrets 0, STAGE running 0, STAGE ready 0, UNHEALTHY, PONG 1"},
+		{"HELLO 4 hostagent\nASK 3\n", "HELLO 3 guestagent, STAGE secrets 0, STAGE running 0, STAGE ready 0, UNHEALTHY, PONG 1"},
+		{"HELLO 0 hostagent\n", "HELLO 3 guestagent, STAGE running 0, STAGE ready 0, PONG 1"}, // no version: as if it had said nothing
 	} {
-		g := NewGuest([IDSize]byte{}, false, false, nil)
+		g := NewGuest([IDSize]byte{}, false, false, []Stage{{StageSecrets, 0}})
 		g.HandedOver(0)
 		g.Notified(workload.Notification{Trouble: true}, 0)
 		got := strings.ReplaceAll(words(g.Read([]byte(row.host+"PING 1\n"), 1)), " "+strings.Repeat("00", IDSize), "")
@@ -250,7 +251,7 @@ func TestVersions(t *testing.T) {
 	for _, row := range []struct {
 		hello         string
 		talked, guest uint16
-	}{{"", 1, 0}, {"HELLO 1", 1, 1}, {"HELLO 2", 2, 2}, {"HELLO 3", 2, 3}, {"HELLO 9999", 2, 9999}, {"HELLO 0", 1, 0}} {
+	}{{"", 1, 0}, {"HELLO 1", 1, 1}, {"HELLO 2", 2, 2}, {"HELLO 3", 3, 3}, {"HELLO 9999", 3, 9999}, {"HELLO 0", 1, 0}} {
 		var h Host
 		h.Connected()
 		told := h.Read([]byte(row.hello + " guestagent " + id + "\nASK 3\nSTAGE ready 1\n"))
@@ -272,7 +273,7 @@ func TestHostQuestions(t *testing.T) {
 	if got := words(h.Ask(nonce)); got != "" {
 		t.Errorf("asks nobody: %s", got)
 	}
-	if got := words(h.Connected()); got != "HELLO 2 hostagent, PING 01, "+ask {
+	if got := words(h.Connected()); got != "HELLO 3 hostagent, PING 01, "+ask {
 		t.Error(got)
 	}
 	answer := func(nonce [NonceSize]byte) []byte {
@@ -301,7 +302,7 @@ func TestHostQuestions(t *testing.T) {
 	if got := words(h.PowerOff()); got != "" {
 		t.Errorf("speaks without a connection: %s", got)
 	}
-	if got := words(h.Connected()); got != "HELLO 2 hostagent, PING 01, POWEROFF" {
+	if got := words(h.Connected()); got != "HELLO 3 hostagent, PING 01, POWEROFF" {
 		t.Error(got)
 	}
 	h.Read([]byte("garbage\n" + strings.Repeat("x", 2*MaxLine) + "\nBYE\n"))

@@ -22,8 +22,9 @@ const PortName = "org.secexec.readiness.0"
 
 // Version is the highest version of the protocol that this package speaks. Both
 // ends say theirs in HELLO and talk the lower one; docs/readiness.md has the
-// rule. Version 2 added the host's HELLO, EXIT, HEALTHY and UNHEALTHY.
-const Version = 2
+// rule. Version 2 added the host's HELLO, EXIT, HEALTHY and UNHEALTHY, version 3
+// the stage secrets.
+const Version = 3
 
 // maxVersion bounds the number in HELLO.
 const maxVersion = 9999
@@ -43,12 +44,13 @@ const (
 	StageUnlocked = "unlocked" // the root's dm-crypt device is there
 	StageMounted  = "mounted"  // the root is mounted
 	StageHandover = "handover" // guestagent runs, guestinit is about to become the root's init
+	StageSecrets  = "secrets"  // its one program waits for the owner to deliver its secrets
 	StageRunning  = "running"  // the root's init, or its one program, runs
 	StageReady    = "ready"    // so it does and, if the owner sealed that, said READY=1
 )
 
 // Stages lists the stages in order.
-var Stages = []string{StageKernel, StageUnlocked, StageMounted, StageHandover, StageRunning, StageReady}
+var Stages = []string{StageKernel, StageUnlocked, StageMounted, StageHandover, StageSecrets, StageRunning, StageReady}
 
 // ErrMessage is wrapped by every error about a line.
 var ErrMessage = errors.New("invalid readiness message")
@@ -210,9 +212,13 @@ func parseVersion(s string) uint16 {
 
 // since is the version of the protocol that brought a message.
 func since(m Message) uint16 {
-	switch m.(type) {
+	switch m := m.(type) {
 	case HostHello, Exit, Healthy, Unhealthy:
 		return 2
+	case Stage:
+		if m.Name == StageSecrets {
+			return 3
+		}
 	}
 	return 1
 }

@@ -22,7 +22,10 @@ var (
 	be = binary.BigEndian
 )
 
-func ext4At(b []byte, at int) { copy(b[at+1080:], "\x53\xef") }
+func ext4At(b []byte, at int) {
+	copy(b[at+1080:], "\x53\xef")
+	b[at+1024+0x18] = 2 // blocks of 4096 bytes
+}
 
 // putGUID stores a GUID's text.
 func putGUID(b []byte, text string) {
@@ -318,4 +321,43 @@ func FuzzQcow2(f *testing.F) {
 			t.Error(err)
 		}
 	})
+}
+
+// A superblock says how large its file system is and in what it counts; neither
+// may be more, or less, than there is.
+func TestSuperblocks(t *testing.T) {
+	t.Parallel()
+	superblock := func(xfs bool, blocks uint32, shift, sector byte) []byte {
+		b := make([]byte, 1<<20)
+		if !xfs {
+			ext4At(b, 0)
+			le.PutUint32(b[1024+4:], blocks)
+			b[1024+0x18] = shift - 10
+			return b
+		}
+		copy(b, "XFSB")
+		be.PutUint64(b[8:], uint64(blocks))
+		be.PutUint16(b[102:], 1<<sector)
+		b[120], b[124] = shift, 16 // the latter is of allocation groups
+		return b
+	}
+	for name, c := range map[string]struct {
+		image []byte
+		words string // "": taken
+	}{
+		"ext4":                     {superblock(false, 256, 12, 0), ""},
+		"ext4, cut off":            {superblock(false, 257, 12, 0), "it is cut off"},
+		"ext4 of small blocks":     {superblock(false, 1024, 10, 0), "counts in 1024 bytes"},
+		"ext4 of blocks of 2 KiB":  {superblock(false, 512, 11, 0), "counts in 2048 bytes"},
+		"xfs":                      {superblock(true, 256, 12, 12), ""},
+		"xfs, cut off":             {superblock(true, 257, 12, 12), "it is cut off"},
+		"xfs of small sectors":     {superblock(true, 256, 12, 9), "mkfs.xfs -s size=4096"},
+		"xfs of blocks of 64 KiB ": {superblock(true, 16, 16, 12), ""},
+	} {
+		img := &Image{ReaderAt: bytes.NewReader(c.image), Size: int64(len(c.image))}
+		_, err := Root(img, 0)
+		if c.words == "" && err != nil || c.words != "" && (!errors.Is(err, ErrImage) || !strings.Contains(err.Error(), c.words)) {
+			t.Errorf("%s: %v, wants %q", name, err, c.words)
+		}
+	}
 }

@@ -38,10 +38,11 @@ var (
 
 // Record is what must outlast the shim.
 type Record struct {
-	Namespace string `json:"namespace"` // containerd's
-	ID        string `json:"id"`        // the task's
-	Guest     string `json:"guest"`     // its name for hostagent
-	Folder    string `json:"folder"`    // the task's bundle folder, which containerd removes
+	Namespace string `json:"namespace"`       // containerd's
+	ID        string `json:"id"`              // the task's
+	Guest     string `json:"guest"`           // its name for hostagent
+	Folder    string `json:"folder"`          // the task's bundle folder, which containerd removes
+	NetNS     string `json:"netns,omitempty"` // network namespace that the guest is joined to
 	Pid       uint32 `json:"pid,omitempty"`
 	Abandoned bool   `json:"abandoned,omitempty"` // the task is deleted, the guest not yet
 	Exit      *Exit  `json:"exit,omitempty"`      // written once

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -56,6 +57,14 @@ func main() {
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, unix.Signal(38), unix.SIGTERM)
 	notify()
+	cad := make(chan os.Signal, 1)
+	signal.Notify(cad, unix.SIGINT)
+	go func() {
+		for range cad {
+			say("ctrl-alt-del is up to me: no")
+		}
+	}()
+	say("the year is %d", time.Now().UTC().Year())
 	say("waits")
 	say("got %v, powers off", <-stop)
 	killAgent()

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -46,6 +47,18 @@ func tool(args []string) int {
 		fmt.Fprintln(os.Stderr, "leaves")
 		n, _ := strconv.Atoi(args[1])
 		return n
+	case "year": // says it, or sets the clock to the day before its last one
+		if len(args) == 1 {
+			fmt.Println(time.Now().UTC().Year())
+			break
+		}
+		year, _ := strconv.Atoi(args[1])
+		at := unix.NsecToTimeval(0)
+		at.Sec = time.Date(year, 12, 30, 0, 0, 0, 0, time.UTC).Unix()
+		if err := unix.Settimeofday(&at); err != nil {
+			fmt.Println(err)
+			return 1
+		}
 	case "eat": // all memory
 		for {
 			meal := make([]byte, 16<<20)
@@ -69,6 +82,13 @@ func tool(args []string) int {
 		signal.Notify(stop, unix.SIGTERM)
 		<-stop
 		fmt.Println("stops")
+	case "network": // a workload that waits, with what it has of one
+		all, _ := net.InterfaceAddrs()
+		say("addresses %v", all)
+		stop := make(chan os.Signal, 1)
+		signal.Notify(stop, unix.SIGTERM)
+		say("waits")
+		<-stop
 	case "programs": // that were run beside the init, this one too
 		groups, _ := filepath.Glob("/sys/fs/cgroup/secexec/exec-*")
 		fmt.Println(len(groups))
