@@ -19,7 +19,7 @@ import (
 
 // patience is how long a condition may take on a slow machine that others use
 // too. Nothing here passes or fails by being fast.
-const patience = 5 * time.Minute
+const patience = 10 * time.Minute
 
 // process is a program that runs beside the test, and ends before it.
 type process struct {
