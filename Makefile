@@ -65,7 +65,7 @@ bench: build/native ## time the owner's commands beside their peers; results in 
 bench-host: ## time hostagent beside libvirt, in a node of its own (root)
 	@bench/host.sh build/bench-host
 
-bench-guest: ## count guestinit's instructions beside initramfs-tools' (root)
+bench-guest: ## count guestinit's instructions beside initramfs-tools' and dracut's (root)
 	@bench/guest.sh build/bench-guest
 
 lint: ## formatting, vet, shell scripts, generated code and blobs up to date

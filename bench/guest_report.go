@@ -2,10 +2,12 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -25,6 +27,10 @@ func guestReport(dir, programs string, cases []*guestCase) error {
 	}
 	if err := os.WriteFile(filepath.Join(dir, "figures.json"), append(data, '\n'), 0o644); err != nil {
 		return err
+	}
+	cases = slices.DeleteFunc(slices.Clone(cases), func(c *guestCase) bool { return len(c.Runs) == 0 })
+	if len(cases) == 0 {
+		return errors.New("no boot was timed")
 	}
 	share := make(map[string]float64)
 	for _, c := range cases {

@@ -42,7 +42,7 @@ func main() {
 	flag.StringVar(&o.memory, "memory", "/dev/shm", "folder in memory for work, empty: not there")
 	flag.StringVar(&o.secexec, "secexec", "build/secexec", "secexec to time")
 	flag.StringVar(&o.pvimg, "pvimg", "pvimg", "pvimg of s390-tools to time beside it; left out where there is none")
-	flag.StringVar(&o.only, "only", "", "run only groups whose name contains this")
+	flag.StringVar(&o.only, "only", "", "run only groups, or boots of guest, whose name contains this")
 	flag.StringVar(&sizes, "sizes", "10,128,1024", "sizes of initrds and disks in MiB")
 	flag.IntVar(&o.guests, "guests", 100, "guests of host")
 	list := flag.String("cases", "", "file with the boots of guest")

@@ -26,8 +26,9 @@ const (
 const supervisorMemory = 12 << 20
 
 // goodbye is how long guestagent has to tell the host of the end. It hangs up
-// when it has.
-const goodbye = time.Second
+// when it has: a program that ends at once may do so before guestagent has found
+// its port, and its exit status would be lost on a slow machine.
+const goodbye = 10 * time.Second
 
 // leave waits until guestagent has told the host of the end.
 func (b *boot) leave() {

@@ -93,7 +93,7 @@ const DefaultStopSignal = 38
 //   - panic=0 stops the CPUs, which QEMU reports as a guest panic and ends; a
 //     number would let a panicking guest boot again and again.
 //   - cryptomgr.notests spares the kernel the known-answer tests of every cipher
-//     that it registers, a third of a start (docs/hardening.md). With fips=1 the
+//     that it registers, two fifths of a start (docs/hardening.md). With fips=1 the
 //     kernel tests all the same.
 //   - swiotlb is the bounce buffer through which all virtio data passes, counted
 //     in slabs of 2 KiB (kernel-parameters.txt): 32 MiB and 16 MiB per device.

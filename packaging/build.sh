@@ -3,7 +3,7 @@
 # without root and the same bit for bit from the same sources.
 #
 #   secexec            owner's and operator's command    amd64 arm64 s390x
-#   secexec-hostagent  a node's daemon                   amd64       s390x
+#   secexec-hostagent  a node's daemon and shim          amd64       s390x
 #
 # A FORMAT is deb or rpm, an ARCH as above; default is all of them. VERSION is a tag's, or made from the
 # commit's date and name. -f (fast) compresses nothing. Wants Go, dpkg-deb and rpmbuild.
@@ -55,6 +55,9 @@ gobuild() {
 	GOARCH=$1 go build -trimpath -buildvcs=false -ldflags "-s -w -buildid= -X main.version=$version" -o "$work/bin/$1/" "${@:2}"
 }
 
+# shim is what containerd looks for by its runtime's name.
+shim=containerd-shim-secexec-v2
+
 # put MODE TARGET SOURCE...: installs files, TARGET a folder if it ends in /.
 put() {
 	local mode=$1 target=$2
@@ -99,6 +102,7 @@ stage() {
 		;;
 	secexec-hostagent)
 		put 755 "$root/usr/bin/" "$bin/hostagent"
+		put 755 "$root/usr/bin/$shim" "$bin/shim"
 		put 644 "$root/usr/lib/systemd/system/" systemd/*.{service,socket,slice}
 		put 644 "$root/usr/lib/systemd/catalog/" systemd/*.catalog
 		put 644 "$root/usr/lib/sysusers.d/$package.conf" "systemd/$package.sysusers.conf"
@@ -108,9 +112,9 @@ stage() {
 		put 644 "$root/etc/apparmor.d/" packaging/apparmor/secexec-qemu
 		put 644 "$root/usr/share/man/man5/" "$work/node/hostagent.yaml.5"
 		put 644 "$root/usr/share/man/man8/" packaging/hostagent.8
-		put 644 "$doc/" docs/{operations,protocol,platforms,promises,errors,logs,metrics,move,from-libvirt}.md
+		put 644 "$doc/" docs/{operations,protocol,platforms,promises,errors,logs,metrics,move,from-libvirt,containerd}.md
 		put 644 "$doc/examples/" systemd/{direct,network}.conf packaging/grafana/*.json packaging/prometheus/*.rules.yml
-		gzip -9n <"$work/notices/hostagent" >"$doc/third-party-notices.gz"
+		cat "$work"/notices/{hostagent,shim} | gzip -9n >"$doc/third-party-notices.gz"
 		[[ $format == deb ]] || put 644 "$root/usr/lib/systemd/system-preset/" systemd/90-secexec-hostagent.preset
 		;;
 	esac
@@ -166,7 +170,7 @@ mkdir "$work"/{node,notices}
 go run ./packaging/nodefiles -o "$work/node" -date "$SOURCE_DATE_EPOCH"
 for arch in "${architectures[@]}"; do
 	case $arch in
-	amd64 | s390x) packages=(secexec secexec-hostagent) programs=(./cmd/secexec ./hostagent) ;;
+	amd64 | s390x) packages=(secexec secexec-hostagent) programs=(./cmd/secexec ./hostagent ./shim) ;;
 	arm64) packages=(secexec) programs=(./cmd/secexec) ;;
 	*) die "architecture '$arch': amd64, arm64 or s390x" ;;
 	esac

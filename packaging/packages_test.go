@@ -120,7 +120,7 @@ func TestContents(t *testing.T) {
 			"/usr/share/bash-completion/completions/secexec", "/usr/share/fish/vendor_completions.d/secexec.fish",
 		},
 		"secexec-hostagent": {
-			"/etc/apparmor.d/secexec-qemu", "/etc/secexec/hostagent.yaml", "/usr/bin/hostagent",
+			"/etc/apparmor.d/secexec-qemu", "/etc/secexec/hostagent.yaml", "/usr/bin/containerd-shim-secexec-v2", "/usr/bin/hostagent",
 			"/usr/lib/systemd/catalog/secexec.catalog",
 			"/usr/lib/systemd/system/hostagent-metrics.socket", "/usr/lib/systemd/system/hostagent.service", "/usr/lib/systemd/system/hostagent.socket", "/usr/lib/systemd/system/secexec-guests.service",
 			"/usr/lib/systemd/system/secexec.slice",

@@ -34,10 +34,10 @@ type Access struct {
 // folder or a tar archive of one.
 type Place struct {
 	target  target // nil for a layout or archive that Push makes
-	ref     string      // tag or digest
-	name    string      // as the caller wrote it
-	dir     string      // of a layout
-	archive string      // file of an archive
+	ref     string // tag or digest
+	name    string // as the caller wrote it
+	dir     string // of a layout
+	archive string // file of an archive
 }
 
 // target is what a registry's repository and an OCI layout have in common.

@@ -52,6 +52,7 @@ type victim struct {
 	bundle   string // a copy of its own
 	evidence string // folder: port's bytes, sockets
 	qmp      *qemu.Monitor
+	late     func() // what the host keeps for later
 }
 
 // Canaries: what must not leave a guest. The first lies in the root, the second
@@ -274,6 +275,7 @@ func (v *victim) passes(t *testing.T, stage string) {
 func TestMatrix(t *testing.T) {
 	inMatrix(t, "Boot", bootAttacks)
 	inMatrix(t, "Disk", diskAttacks)
+	inMatrix(t, "Network", networkAttacks)
 }
 
 // inMatrix compares a table with its section of docs/attack-matrix.md.

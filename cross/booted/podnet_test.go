@@ -1,7 +1,6 @@
 package booted
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -139,11 +138,6 @@ func TestPodNetwork(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() {
-			if err := podnet.Leave(context.Background(), ns); err != nil {
-				t.Error(err)
-			}
-		})
 		// A guest keeps its network and its description, whatever becomes of hostagent.
 		if i == 1 {
 			n.until(name, "running", func(g *hostagentv1.Guest) bool { return g.State == "running" || g.State == "ready" })
@@ -199,6 +193,17 @@ func TestPodNetwork(t *testing.T) {
 			if said := asks(t, node, "10.77.0."+own, net.JoinHostPort(ip.String(), port)+" 3s"); !strings.Contains(said, "unreachable") && !strings.Contains(said, "timeout") && !strings.Contains(said, "no route") {
 				t.Errorf("guest %d reaches %s: %.200s", i, ip, said)
 			}
+		}
+	}
+	for i, ns := range pods {
+		if err := podnet.Leave(t.Context(), ns); !errors.Is(err, podnet.ErrInUse) {
+			t.Errorf("leave a network that a guest uses: %v", err)
+		}
+		if _, err := n.c.Kill(t.Context(), fmt.Sprintf("pod-%d", i)); err != nil {
+			t.Error(err)
+		}
+		if err := podnet.Leave(t.Context(), ns); err != nil {
+			t.Error(err)
 		}
 	}
 }

@@ -1,6 +1,10 @@
 package containerd
 
 import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -13,7 +17,7 @@ import (
 // its stop, the same container once more, and nothing left.
 func TestPod(t *testing.T) {
 	t.Parallel()
-	k := newKubelet(t, "wait")
+	k := newKubelet(t, "wait", "fail")
 	s := k.sandbox()
 	pod, err := k.run(s)
 	if err != nil {
@@ -35,6 +39,9 @@ func TestPod(t *testing.T) {
 	guests, err := k.guests()
 	if err != nil || len(guests) != 1 || guests[0].MemoryMib != 256 || guests[0].Cpus != 1 || guests[0].Resources.GetCpuPercent() != 100 || guests[0].Resources.GetCpuWeight() != 39 {
 		t.Errorf("guests %v, %v", guests, err)
+	}
+	if n := guests[0].Networks; len(n) != 1 || n[0].Kind != "handed" || n[0].Mac == "" {
+		t.Errorf("its networks: %v, wants the pod's", n)
 	}
 	if got := k.status(id); got.State != cri.ContainerState_CONTAINER_RUNNING {
 		t.Errorf("status %v", got)
@@ -58,11 +65,16 @@ func TestPod(t *testing.T) {
 		t.Errorf("stopped: %v, wants its program's status", got)
 	}
 
+	c = k.container("fail")
 	c.Metadata.Attempt = 1
 	again, err := k.start(pod, s, c)
 	if err != nil {
 		t.Fatalf("the container once more: %v", err)
 	}
+	if got := k.ended(again); got.ExitCode != 3 || got.Reason != "Error" {
+		t.Errorf("ended by itself: %v", got)
+	}
+	k.logged("guest: ends by itself")
 	for _, id := range []string{id, again} {
 		if _, err := k.call.RemoveContainer(k.ctx, &cri.RemoveContainerRequest{ContainerId: id}); err != nil {
 			t.Error(err)
@@ -72,25 +84,54 @@ func TestPod(t *testing.T) {
 	k.clean()
 }
 
-// The exit status of a guest's program is the container's.
-func TestPodExitStatus(t *testing.T) {
+// A raw block volume is the guest's disk, by the serial number that the pod gives
+// it.
+func TestPodVolume(t *testing.T) {
 	t.Parallel()
-	k := newKubelet(t, "fail")
-	s := k.sandbox()
+	k := newKubelet(t, "wait")
+	s, c := k.sandbox(), k.container("wait")
+	device := loop(t)
+	c.Devices = []*cri.Device{{ContainerPath: "/dev/data", HostPath: device, Permissions: "r"}}
 	pod, err := k.run(s)
 	if err != nil {
 		t.Fatal(err)
 	}
-	id, err := k.start(pod, s, k.container("fail"))
-	if err != nil {
+	if _, err := k.start(pod, s, c); err != nil {
 		t.Fatal(err)
 	}
-	if got := k.ended(id); got.ExitCode != 3 || got.Reason != "Error" {
-		t.Errorf("ended: %v", got)
+	k.logged("guest: waits")
+	guests, err := k.guests()
+	var found bool
+	for _, g := range guests {
+		for _, d := range g.Disks {
+			found = found || d.Path == device && d.Serial == "data" && d.ReadOnly
+		}
 	}
-	k.logged("guest: ends by itself")
+	if !found {
+		t.Errorf("guests %v, %v, want a disk %s with the serial number data, read-only", guests, err, device)
+	}
 	k.remove(pod)
 	k.clean()
+}
+
+// loop makes a block device of a file.
+func loop(t *testing.T) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "volume.img")
+	if err := errors.Join(os.WriteFile(file, nil, 0o600), os.Truncate(file, 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("losetup", "--find", "--show", file).CombinedOutput()
+	if err != nil {
+		t.Skipf("no block device can be had here: losetup: %v: %s", err, out)
+	}
+	device := strings.TrimSpace(string(out))
+	t.Cleanup(func() {
+		if out, err := exec.Command("losetup", "--detach", device).CombinedOutput(); err != nil {
+			t.Errorf("losetup --detach %s: %v: %s", device, err, out)
+		}
+	})
+	return device
 }
 
 // What a sealed guest can't have is refused with its sentence, which is what

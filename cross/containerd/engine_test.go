@@ -3,6 +3,7 @@ package containerd
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"os"
 	"os/exec"
@@ -26,6 +27,7 @@ type engine struct {
 	t          *testing.T
 	dir        string   // short: it holds sockets
 	flags      []string // of ctr
+	pods       []string // NAMESPACE/SANDBOX, for their shims' sockets
 	containerd *exec.Cmd
 	hostagent  *exec.Cmd
 }
@@ -258,16 +260,19 @@ func (e *engine) leftovers() (left []string) {
 	return left
 }
 
-// sockets are shims' that nobody serves: the folder is every containerd's.
-func (e *engine) sockets() (dead []string) {
-	files, _ := filepath.Glob("/run/containerd/s/*")
-	served, _ := os.ReadFile("/proc/net/unix")
-	for _, f := range files {
-		if info, err := os.Stat(f); err == nil && !bytes.Contains(served, []byte(f)) && time.Since(info.ModTime()) < time.Hour {
-			dead = append(dead, f)
+// sockets are those of this containerd's shims: the folder is every containerd's.
+func (e *engine) sockets() (left []string) {
+	of := slices.Clone(e.pods)
+	for _, id := range []string{"web", "stays", "a", "b", "c", "d"} {
+		of = append(of, "default/"+id)
+	}
+	for _, task := range of {
+		path := fmt.Sprintf("/run/containerd/s/%x", sha256.Sum256([]byte(filepath.Join(e.path("c.sock"), task))))
+		if _, err := os.Lstat(path); err == nil {
+			left = append(left, path)
 		}
 	}
-	return dead
+	return left
 }
 
 // clean waits until nothing is left of any task.

@@ -78,6 +78,13 @@ func (e *engine) watch() *exec.Cmd {
 	if err := cmd.Start(); err != nil {
 		e.t.Fatal(err)
 	}
+	probe := fmt.Sprintf("watched-by-%d", cmd.Process.Pid)
+	e.until("events are watched", func() bool {
+		e.ctr("namespaces", "create", probe)
+		e.ctr("namespaces", "remove", probe)
+		text, _ := os.ReadFile(file.Name())
+		return strings.Contains(string(text), probe)
+	})
 	return cmd
 }
 

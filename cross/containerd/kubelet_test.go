@@ -37,7 +37,7 @@ const criConfig = `
 `
 
 const cniConfig = `{"cniVersion": "0.4.0", "name": "pods", "plugins": [
-  {"type": "ptp", "ipMasq": false, "ipam": {"type": "host-local", "dataDir": "DIR/ipam", "ranges": [[{"subnet": "10.171.83.0/24"}]]}}
+  {"type": "ptp", "ipMasq": false, "ipam": {"type": "host-local", "dataDir": "DIR/ipam", "ranges": [[{"subnet": "10.171.83.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}}
 ]}
 `
 
@@ -48,7 +48,7 @@ var noPods = sync.OnceValue(func() string {
 			return "no CNI plugins in /usr/lib/cni: run cross/setup.sh"
 		}
 	}
-	for _, args := range []string{"link add secexec-probe0 type veth peer name secexec-probe1", "link delete secexec-probe0"} {
+	for _, args := range []string{"link add secexec-probe0 type veth peer name secexec-probe1", "link delete secexec-probe0", "tuntap add secexec-probe2 mode tap", "link delete secexec-probe2"} {
 		if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
 			return fmt.Sprintf("pods can't have networks here: ip %s: %v: %s", args, err, out)
 		}
@@ -60,9 +60,9 @@ var noPods = sync.OnceValue(func() string {
 // to every pod.
 type kubelet struct {
 	*engine
-	ctx  context.Context
-	call cri.RuntimeServiceClient
-	pods int
+	ctx   context.Context
+	call  cri.RuntimeServiceClient
+	count int // of pods
 }
 
 func newKubelet(t *testing.T, bundles ...string) *kubelet {
@@ -109,9 +109,9 @@ func newKubelet(t *testing.T, bundles ...string) *kubelet {
 
 // sandbox is a pod as kubelet describes it.
 func (k *kubelet) sandbox() *cri.PodSandboxConfig {
-	k.pods++
+	k.count++
 	return &cri.PodSandboxConfig{
-		Metadata: &cri.PodSandboxMetadata{Name: fmt.Sprintf("pod%d", k.pods), Namespace: "team", Uid: fmt.Sprintf("11111111-2222-3333-4444-%012d", k.pods)},
+		Metadata: &cri.PodSandboxMetadata{Name: fmt.Sprintf("pod%d", k.count), Namespace: "team", Uid: fmt.Sprintf("11111111-2222-3333-4444-%012d", k.count)},
 		Hostname: "pod", LogDirectory: k.path("logs"),
 		DnsConfig: &cri.DNSConfig{Servers: []string{"10.96.0.10"}},
 		Linux: &cri.LinuxPodSandboxConfig{
@@ -161,6 +161,9 @@ func (k *kubelet) container(bundle string) *cri.ContainerConfig {
 // run runs a pod without containers.
 func (k *kubelet) run(s *cri.PodSandboxConfig) (id string, err error) {
 	r, err := k.call.RunPodSandbox(k.ctx, &cri.RunPodSandboxRequest{Config: s, RuntimeHandler: "secexec"})
+	if err == nil {
+		k.engine.pods = append(k.engine.pods, "k8s.io/"+r.PodSandboxId)
+	}
 	return r.GetPodSandboxId(), err
 }
 

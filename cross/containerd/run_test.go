@@ -2,6 +2,7 @@ package containerd
 
 import (
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -38,6 +39,29 @@ func TestForeground(t *testing.T) {
 		t.Fatal(err)
 	}
 	e.says(file.Name(), "guest: waits")
+	pid := int(e.guest("web").Pid)
+	if taskPid, status := e.task("web"); taskPid != pid || status != "RUNNING" {
+		t.Errorf("task is %s, process %d, the guest's is %d", status, taskPid, pid)
+	}
+	if out := e.ctr("task", "ps", "web"); !strings.Contains(out, strconv.Itoa(pid)) {
+		t.Errorf("processes: %s", out)
+	}
+	if out := e.ctr("task", "metrics", "--format", "json", "web"); !strings.Contains(out, `"usage_usec"`) {
+		t.Errorf("metrics: %s", out)
+	}
+	for _, c := range []struct {
+		args  string
+		words string
+	}{
+		{"task exec --exec-id x web true", "a sealed guest runs none for its host; its owner may by secexec connect"},
+		{"task pause web", "a sealed guest can't be paused"},
+		{"task kill --signal SIGHUP web", "SIGTERM asks a sealed guest to power off"},
+		{"task rm web", "must be stopped before deletion"},
+	} {
+		if out, status := e.attempt(strings.Fields(c.args)...); status == 0 || !strings.Contains(out, c.words) {
+			t.Errorf("%s: status %d %s", c.args, status, out)
+		}
+	}
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}

@@ -147,8 +147,7 @@ func TestAccess(t *testing.T) {
 	})
 	// Others are not bound by the policy.
 	t.Run("administrator", func(t *testing.T) {
-		f := &fleet{cluster: c}
-		f.label(t, "other", "example.com/a", "b")
+		c.label(t, "other", "example.com/a", "b")
 	})
 }
 

@@ -58,7 +58,7 @@ func (o *owner) build(t *testing.T, document string) {
 
 // kernelAndRoot are what cross/setup.sh fetched.
 func kernelAndRoot() (kernel, root string) {
-	return filepath.Join(cache(), "kernel"), filepath.Join(cache(), "roots", "tiny.tar")
+	return filepath.Join(cacheDir(), "kernel"), filepath.Join(cacheDir(), "roots", "tiny.tar")
 }
 
 func (o *owner) bundle() string { return filepath.Join(o.dir, "bundle") }

@@ -7,13 +7,14 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"runtime"
+	goruntime "runtime"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -36,7 +37,7 @@ type cluster struct {
 // skips the test where there is none.
 func program(t *testing.T, name string) string {
 	t.Helper()
-	path := filepath.Join(cache(), "kube", "bin", name)
+	path := filepath.Join(cacheDir(), "kube", "bin", name)
 	if _, err := os.Stat(path); err != nil {
 		t.Skipf("no %s: run cross/setup.sh kube (make test-kube)", path)
 	}
@@ -55,12 +56,12 @@ func ours(t *testing.T, name string) string {
 
 // repository returns the folder of the whole repository.
 func repository() string {
-	_, file, _, _ := runtime.Caller(0)
+	_, file, _, _ := goruntime.Caller(0)
 	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
 }
 
-// cache returns the folder that cross/setup.sh fills.
-func cache() string {
+// cacheDir returns the folder that cross/setup.sh fills.
+func cacheDir() string {
 	if dir := os.Getenv("SECEXEC_CACHE"); dir != "" {
 		return dir
 	}
@@ -99,6 +100,7 @@ func newCluster(t *testing.T) *cluster {
 	cert, key = c.ca.issue(t, "admin", "system:masters")
 	c.config = &rest.Config{
 		Host: fmt.Sprintf("https://127.0.0.1:%d", port), QPS: -1,
+		ContentConfig:   rest.ContentConfig{ContentType: runtime.ContentTypeProtobuf},
 		TLSClientConfig: rest.TLSClientConfig{CAFile: filepath.Join(dir, "ca.crt"), CertFile: cert, KeyFile: key},
 	}
 	var err error

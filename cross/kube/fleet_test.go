@@ -12,9 +12,13 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
 )
 
 // The names of docs/kubernetes.md, told once more: a change of one is a change
@@ -66,15 +70,39 @@ func newNode(name string, guests int, keys ...hostKey) *corev1.Node {
 // fleet is the nodes that the tests place pods on.
 type fleet struct {
 	*cluster
-	keys  []hostKey
-	nodes map[string]*corev1.Node
+	keys     []hostKey
+	nodes    map[string]*corev1.Node
+	informer cache.SharedIndexInformer // of pods: to ask the server again and again would be most of its work
+	pods     corelisters.PodLister     // what informer knows
+}
+
+// follow returns a fleet without nodes.
+func follow(t *testing.T, c *cluster) *fleet {
+	t.Helper()
+	factory := informers.NewSharedInformerFactory(c.client, 0)
+	pods := factory.Core().V1().Pods()
+	f := &fleet{cluster: c, nodes: make(map[string]*corev1.Node), informer: pods.Informer(), pods: pods.Lister()}
+	ctx, cancel := context.WithCancel(context.Background()) // t.Context would end before the test's cleanup
+	factory.StartWithContext(ctx)
+	t.Cleanup(func() {
+		cancel()
+		factory.Shutdown()
+	})
+	eventually(t, "pods are followed", func(context.Context) error {
+		if !f.informer.HasSynced() {
+			return errors.New("not yet")
+		}
+		return nil
+	}, c.api)
+	return f
 }
 
 // newFleet makes the nodes. Each key but the last few is that of four nodes or
 // more; every seventh node has a second one, as a machine with a backup key.
 func newFleet(t *testing.T, c *cluster, keys []hostKey) *fleet {
 	t.Helper()
-	f := &fleet{cluster: c, keys: keys, nodes: make(map[string]*corev1.Node)}
+	f := follow(t, c)
+	f.keys = keys
 	for i := range fleetNodes {
 		var node *corev1.Node
 		first, second := i%fleetKeys, (i+1)%fleetKeys
@@ -147,20 +175,13 @@ func (f *fleet) place(t *testing.T, pods []*corev1.Pod, scheduler *process) (bou
 // that have a node and those that have none.
 func (f *fleet) judged(t *testing.T, pods []*corev1.Pod, scheduler *process) (bound, pending []*corev1.Pod) {
 	t.Helper()
-	eventually(t, fmt.Sprintf("the scheduler judged %d pods", len(pods)), func(ctx context.Context) error {
+	eventually(t, fmt.Sprintf("the scheduler judged %d pods", len(pods)), func(context.Context) error {
 		bound, pending = nil, nil
-		list, err := f.client.CoreV1().Pods("default").List(ctx, metav1.ListOptions{})
-		if err != nil {
-			return err
-		}
-		there := make(map[string]*corev1.Pod)
-		for i := range list.Items {
-			there[list.Items[i].Name] = &list.Items[i]
-		}
 		for _, pod := range pods {
-			switch now := there[pod.Name]; {
-			case now == nil:
-				return fmt.Errorf("pod %s has gone", pod.Name)
+			now, err := f.pods.Pods("default").Get(pod.Name)
+			switch {
+			case err != nil:
+				return err
 			case now.Spec.NodeName != "":
 				bound = append(bound, now)
 			case unschedulable(now) != "":
@@ -236,16 +257,24 @@ func (f *fleet) remove(t *testing.T, pods []*corev1.Pod) {
 	each(t, pods, func(ctx context.Context, pod *corev1.Pod) error {
 		return f.client.CoreV1().Pods("default").Delete(ctx, pod.Name, metav1.DeleteOptions{GracePeriodSeconds: new(int64)})
 	})
+	eventually(t, "the pods have gone", func(context.Context) error {
+		for _, pod := range pods {
+			if _, err := f.pods.Pods("default").Get(pod.Name); !apierrors.IsNotFound(err) {
+				return fmt.Errorf("pod %s: %v", pod.Name, err)
+			}
+		}
+		return nil
+	}, f.api)
 }
 
 // label changes a label of a node as the node agent does; "" takes it away.
-func (f *fleet) label(t *testing.T, node, key, value string) {
+func (c *cluster) label(t *testing.T, node, key, value string) {
 	t.Helper()
 	patch := fmt.Sprintf(`{"metadata":{"labels":{%q:%q}}}`, key, value)
 	if value == "" {
 		patch = fmt.Sprintf(`{"metadata":{"labels":{%q:null}}}`, key)
 	}
-	if _, err := f.client.CoreV1().Nodes().Patch(t.Context(), node, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+	if _, err := c.client.CoreV1().Nodes().Patch(t.Context(), node, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -293,43 +322,39 @@ func quantity(pod *corev1.Pod, of corev1.ResourceName) int64 {
 	return sum.Value()
 }
 
-// watchBinds notes when pods get nodes from a version of their list on. The
-// result waits until so many did, and returns the time from the first to the last.
-func (f *fleet) watchBinds(t *testing.T, since string) func(pods int) time.Duration {
+// watchBinds notes when pods get nodes from now on. The result waits until so
+// many did, and returns the time from the first to the last.
+func (f *fleet) watchBinds(t *testing.T) func(pods int) time.Duration {
 	t.Helper()
-	w, err := f.client.CoreV1().Pods("default").Watch(t.Context(), metav1.ListOptions{ResourceVersion: since})
+	var mu sync.Mutex
+	var first, last time.Time
+	seen := 0
+	handler, err := f.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{UpdateFunc: func(before, now any) {
+		if before.(*corev1.Pod).Spec.NodeName != "" || now.(*corev1.Pod).Spec.NodeName == "" {
+			return
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if last = time.Now(); seen == 0 {
+			first = last
+		}
+		seen++
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	var mu sync.Mutex
-	var first, last time.Time
-	seen := make(map[types.UID]bool)
-	go func() { // ends with the watch
-		for event := range w.ResultChan() {
-			pod, ok := event.Object.(*corev1.Pod)
-			if !ok || pod.Spec.NodeName == "" {
-				continue
-			}
-			mu.Lock()
-			if !seen[pod.UID] {
-				if last = time.Now(); len(seen) == 0 {
-					first = last
-				}
-				seen[pod.UID] = true
-			}
-			mu.Unlock()
-		}
-	}()
 	return func(pods int) time.Duration {
-		defer w.Stop()
 		eventually(t, fmt.Sprintf("%d pods are seen to get nodes", pods), func(context.Context) error {
 			mu.Lock()
 			defer mu.Unlock()
-			if len(seen) < pods {
-				return fmt.Errorf("%d did", len(seen))
+			if seen < pods {
+				return fmt.Errorf("%d did", seen)
 			}
 			return nil
 		}, f.api)
+		if err := f.informer.RemoveEventHandler(handler); err != nil {
+			t.Error(err)
+		}
 		mu.Lock()
 		defer mu.Unlock()
 		return last.Sub(first)

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -69,6 +70,23 @@ func TestManifests(t *testing.T) {
 	t.Run("runtime class", func(t *testing.T) {
 		for _, platform := range []string{"se", "emulated"} {
 			accepted(t, objects(t, o.manifest(t, []int{0}, "--kind", "runtimeclass", "--runtime-class", "other", "--platform", platform)))
+		}
+	})
+	t.Run("namespace that is restricted", func(t *testing.T) {
+		namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "restricted", Labels: map[string]string{"pod-security.kubernetes.io/enforce": "restricted"}}}
+		if _, err := c.client.CoreV1().Namespaces().Create(t.Context(), namespace, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		c.serviceAccount(t, namespace.Name, "default")
+		pods := objects(t, o.manifest(t, []int{0}, "--namespace", namespace.Name, "--disk", "data=claim"))
+		accepted(t, pods)
+		for _, pod := range pods { // premise
+			if err := unstructured.SetNestedField(pod.Object, true, "spec", "hostNetwork"); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.create(t.Context(), pod, true); err == nil || !strings.Contains(err.Error(), "violates PodSecurity") {
+				t.Errorf("with the host's network: %v", err)
+			}
 		}
 	})
 	t.Run("premise: what is wrong is refused", func(t *testing.T) {

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 var resultFile = flag.String("result", "", "file to write what was measured to")
@@ -31,12 +30,8 @@ type figure struct {
 func (s *stage) measure(t *testing.T, what string, pods []*corev1.Pod) {
 	t.Helper()
 	each(t, pods, s.post)
-	list, err := s.client.CoreV1().Pods("default").List(t.Context(), metav1.ListOptions{Limit: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
 	api := cpuOf(t, s.api)
-	binds := s.watchBinds(t, list.ResourceVersion)
+	binds := s.watchBinds(t)
 	scheduler := s.cluster.scheduler(t)
 	bound, pending := s.judged(t, pods, scheduler)
 	f := figure{what: what, pods: len(bound), pending: len(pending)}

@@ -12,13 +12,14 @@ import (
 )
 
 // describe takes the host's description into the plan.
-func (i *Interface) describe(ctx context.Context) (*network.Description, error) {
+func (i *Interface) describe(ctx context.Context) (ways described, err error) {
 	d, err := readDescription(ctx, i.port)
 	if err != nil {
-		return nil, err
+		return ways, err
 	}
-	i.plan, i.ndots = merge(i.plan, d), d.Ndots
-	return d, nil
+	i.plan, ways = merge(i.plan, d)
+	i.ndots = d.Ndots
+	return ways, nil
 }
 
 // readDescription reads one description from the host's port and closes it: what
@@ -63,16 +64,21 @@ func readDescription(ctx context.Context, open func() (int, error)) (*network.De
 	return d, nil
 }
 
-// neighbours sets the hardware addresses of gateways that answer no question for
-// it, where they are the default routes.
-func (i *Interface) neighbours(d *network.Description) error {
-	for _, g := range d.Gateways {
-		if g.MAC == [macSize]byte{} || gateway(i.plan, g.Address.Is4()) != g.Address {
+// lead sets described routes, and the hardware addresses of gateways that answer
+// no question for them.
+func (i *Interface) lead(ways described) error {
+	for _, g := range ways.gateways {
+		if g.MAC == [macSize]byte{} {
 			continue
 		}
 		err := i.kernel.do(func(o binary.ByteOrder, seq uint32) []byte { return setNeighbour(o, seq, i.index, g.Address, g.MAC) })
 		if err != nil {
 			return fmt.Errorf("set hardware address of %s: %w", g.Address, err)
+		}
+	}
+	for _, r := range ways.routes {
+		if err := i.route(r.To, r.Via, protoBoot); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -3,7 +3,9 @@ package network
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"reflect"
@@ -24,6 +26,7 @@ func pod() *network.Description {
 	return &network.Description{
 		MTU: 1450, Addresses: []netip.Prefix{prefix("192.0.2.7/32"), prefix("2001:db8::7/64")},
 		Gateways:    []network.Gateway{{Address: addr("169.254.1.1"), MAC: [6]byte{0xee, 0xee, 0xee, 0xee, 0xee, 0xee}}, {Address: addr("fe80::1")}},
+		Routes:      []network.Route{{To: prefix("10.96.0.0/12"), Via: addr("192.0.2.254")}, {To: prefix("10.0.0.0/24")}, {To: prefix("2001:db8:1::/48"), Via: addr("fe80::2")}},
 		NameServers: []netip.Addr{addr("192.0.2.53"), addr("192.0.2.54")}, Ndots: 5, Search: []string{"svc.cluster.local", "cluster.local"},
 	}
 }
@@ -41,21 +44,25 @@ func encoded(t *testing.T, d *network.Description) []byte {
 func TestMerge(t *testing.T) {
 	t.Parallel()
 	d := pod()
-	for name, c := range map[string]struct{ plan, want sealed.Network }{
+	for name, c := range map[string]struct {
+		plan, want sealed.Network
+		ways       described
+	}{
 		"nothing sealed": {sealed.Network{Source: sealed.Host}, sealed.Network{
 			Addresses: d.Addresses, Gateways: []netip.Addr{addr("169.254.1.1"), addr("fe80::1")}, MTU: 1450, NameServers: d.NameServers, Search: d.Search,
-		}},
+		}, described{d.Gateways, d.Routes}},
 		"all sealed": {
 			sealed.Network{Source: sealed.Host, Addresses: []netip.Prefix{prefix("10.0.0.1/8")}, Gateways: []netip.Addr{addr("10.0.0.2")}, MTU: 1300, NameServers: []netip.Addr{addr("10.0.0.3")}, Search: []string{"example.org"}},
 			sealed.Network{
 				Addresses: []netip.Prefix{prefix("10.0.0.1/8"), d.Addresses[0], d.Addresses[1]}, Gateways: []netip.Addr{addr("10.0.0.2"), addr("fe80::1")}, MTU: 1300,
 				NameServers: []netip.Addr{addr("10.0.0.3"), d.NameServers[0], d.NameServers[1]}, Search: []string{"example.org"},
 			},
+			described{d.Gateways[1:], d.Routes[2:]},
 		},
 	} {
 		before := c.plan
-		if got := merge(&c.plan, d); !reflect.DeepEqual(*got, c.want) || !reflect.DeepEqual(before, c.plan) {
-			t.Errorf("%s: %+v, wants %+v", name, *got, c.want)
+		if got, ways := merge(&c.plan, d); !reflect.DeepEqual(*got, c.want) || !reflect.DeepEqual(ways, c.ways) || !reflect.DeepEqual(before, c.plan) {
+			t.Errorf("%s: %+v, %+v, wants %+v, %+v", name, *got, ways, c.want, c.ways)
 		}
 	}
 }
@@ -140,6 +147,12 @@ func TestHostileHosts(t *testing.T) {
 	}
 }
 
+// hostOrder is an address as /proc/net/route has it.
+func hostOrder(s string) uint32 {
+	raw := addr(s).As4()
+	return binary.NativeEndian.Uint32(raw[:])
+}
+
 func drip(w *os.File, b []byte) {
 	for i := range b {
 		_, _ = w.Write(b[i : i+1])
@@ -171,6 +184,15 @@ func testHost(t *testing.T) {
 	}
 	if arp := strings.Join(strings.Fields(text(t, "/proc/net/arp")), " "); !strings.Contains(arp, "169.254.1.1 0x1 0x6 ee:ee:ee:ee:ee:ee") {
 		t.Errorf("the gateway's hardware address is not set: %s", arp)
+	}
+	routes := text(t, "/proc/net/route")
+	for _, want := range []string{fmt.Sprintf("tap0\t%08X\t%08X", hostOrder("10.96.0.0"), hostOrder("192.0.2.254")), fmt.Sprintf("tap0\t%08X\t00000000", hostOrder("10.0.0.0"))} {
+		if !strings.Contains(routes, want) {
+			t.Errorf("no route %q:\n%s", want, routes)
+		}
+	}
+	if routes := text(t, "/proc/net/ipv6_route"); !strings.Contains(routes, "20010db8000100000000000000000000 30 ") {
+		t.Errorf("no IPv6 route:\n%s", routes)
 	}
 	has(t, "accept_ra", sysctl(t, "ipv6/conf/tap0/accept_ra"), "0")
 	has(t, "resolv.conf", text(t, i.root+"/etc/resolv.conf"), "nameserver 192.0.2.53\nnameserver 192.0.2.54\nsearch svc.cluster.local cluster.local\noptions ndots:5\n")

@@ -35,6 +35,7 @@ const (
 	ifaNoDAD     = 0x02
 	ndaDst       = 1
 	ndaAddress   = 2
+	rtaDst       = 1
 	rtaOIF       = 4
 	rtaGateway   = 5
 	linkUp       = 0x1
@@ -44,6 +45,7 @@ const (
 	afInet       = 2
 	afInet6      = 10
 	tableMain    = 254
+	scopeLink    = 253
 	protoBoot    = 3 // RTPROT_BOOT
 	protoDHCP    = 16
 	typeUnicast  = 1
@@ -141,12 +143,31 @@ func changeAddress(order binary.ByteOrder, seq, index uint32, p netip.Prefix, ad
 	return r.bytes()
 }
 
-// addDefault makes a gateway the default route of its family. It is reached on
-// this interface, whatever the prefix of our own address.
-func addDefault(order binary.ByteOrder, seq, index uint32, gateway netip.Addr, protocol uint8) []byte {
+// addRoute leads to a network, with 0 bits to all of its family, by a gateway or,
+// without one, directly. A gateway is reached on this interface, whatever the
+// prefix of our own address.
+func addRoute(order binary.ByteOrder, seq, index uint32, to netip.Prefix, gateway netip.Addr, protocol uint8) []byte {
 	r := newRequest(order, rtmNewRoute, flagAck|flagCreate|flagReplace, seq)
-	r.u8(family(gateway), 0, 0, 0, tableMain, protocol, 0, typeUnicast).u32(nextOnLink)
-	return r.attribute(rtaGateway, gateway.AsSlice()).attribute32(rtaOIF, index).bytes()
+	scope, flags := uint8(scopeLink), uint32(0)
+	if gateway.IsValid() {
+		scope, flags = 0, nextOnLink
+	}
+	r.u8(family(to.Addr()), uint8(to.Bits()), 0, 0, tableMain, protocol, scope, typeUnicast).u32(flags)
+	if to.Bits() > 0 {
+		r.attribute(rtaDst, to.Addr().AsSlice())
+	}
+	if gateway.IsValid() {
+		r.attribute(rtaGateway, gateway.AsSlice())
+	}
+	return r.attribute32(rtaOIF, index).bytes()
+}
+
+// all is what a default route leads to.
+func all(gateway netip.Addr) netip.Prefix {
+	if gateway.Is4() {
+		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	}
+	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 }
 
 // setNeighbour says for good what hardware address a machine has.

@@ -39,9 +39,11 @@ func TestGoldenRequests(t *testing.T) {
 			changeAddress(order, 4, 3, netip.MustParsePrefix("192.0.2.7/24"), true),
 			changeAddress(order, 5, 3, netip.MustParsePrefix("2001:db8::7/64"), true),
 			changeAddress(order, 6, 3, netip.MustParsePrefix("192.0.2.7/24"), false),
-			addDefault(order, 7, 3, netip.MustParseAddr("192.0.2.1"), protoDHCP),
-			addDefault(order, 8, 3, netip.MustParseAddr("fe80::1"), protoBoot),
+			addRoute(order, 7, 3, all(addr("192.0.2.1")), addr("192.0.2.1"), protoDHCP),
+			addRoute(order, 8, 3, all(addr("fe80::1")), addr("fe80::1"), protoBoot),
 			setNeighbour(order, 9, 3, netip.MustParseAddr("169.254.1.1"), [macSize]byte{2, 0, 0, 1, 2, 3}),
+			addRoute(order, 11, 3, prefix("10.96.0.0/12"), addr("192.0.2.254"), protoBoot),
+			addRoute(order, 12, 3, prefix("2001:db8:1::/48"), netip.Addr{}, protoBoot),
 			setNeighbour(order, 10, 3, netip.MustParseAddr("fe80::1"), [macSize]byte{2, 0, 0, 1, 2, 3}),
 		} {
 			b = append(b, m...)

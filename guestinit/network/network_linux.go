@@ -161,9 +161,9 @@ func (i *Interface) configure(ctx context.Context, wanted func(link) bool) error
 		return err
 	}
 	i.index, i.name = found.index, found.name
-	said := new(network.Description)
+	var ways described
 	if i.plan.Source == sealed.Host {
-		if said, err = i.describe(ctx); err != nil {
+		if ways, err = i.describe(ctx); err != nil {
 			return err
 		}
 	}
@@ -179,11 +179,11 @@ func (i *Interface) configure(ctx context.Context, wanted func(link) bool) error
 		}
 	}
 	for _, g := range i.plan.Gateways {
-		if err := i.route(g, protoBoot); err != nil {
+		if err := i.route(all(g), g, protoBoot); err != nil {
 			return fmt.Errorf("%w: %w", ErrSetUp, err)
 		}
 	}
-	if err := i.neighbours(said); err != nil {
+	if err := i.lead(ways); err != nil {
 		return fmt.Errorf("%w: %w", ErrSetUp, err)
 	}
 	if i.plan.Source != sealed.DHCP {
@@ -313,7 +313,7 @@ func (i *Interface) obtained(before *Lease) error {
 		router, protocol = l.Gateway, protoDHCP
 	}
 	if router.IsValid() {
-		if err := i.route(router, protocol); err != nil {
+		if err := i.route(all(router), router, protocol); err != nil {
 			return err
 		}
 	}
@@ -341,10 +341,10 @@ func (i *Interface) address(p netip.Prefix, add bool) error {
 	return nil
 }
 
-func (i *Interface) route(gateway netip.Addr, protocol uint8) error {
-	err := i.kernel.do(func(o binary.ByteOrder, seq uint32) []byte { return addDefault(o, seq, i.index, gateway, protocol) })
+func (i *Interface) route(to netip.Prefix, gateway netip.Addr, protocol uint8) error {
+	err := i.kernel.do(func(o binary.ByteOrder, seq uint32) []byte { return addRoute(o, seq, i.index, to, gateway, protocol) })
 	if err != nil {
-		return fmt.Errorf("set default route by %s: %w", gateway, err)
+		return fmt.Errorf("set route to %s by %s: %w", to, gateway, err)
 	}
 	return nil
 }

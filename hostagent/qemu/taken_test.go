@@ -122,7 +122,7 @@ func TestTakeTap(t *testing.T) {
 		{"one queue", 0, []byte("of a network"), one, ""},
 		{"two queues", 2, []byte("of a network"), two, ""},
 		{"largest description", 1, make([]byte, network.MaxSize), one, ""},
-		{"too large a description", 1, make([]byte, network.MaxSize+1), one, "description of 2049 bytes"},
+		{"too large a description", 1, make([]byte, network.MaxSize+1), one, "description of 4097 bytes"},
 		{"enormous description", 1, make([]byte, 64<<10), one, "description"},
 		{"no descriptor", 1, []byte("x"), nil, "0 descriptors came for 1 queues"},
 		{"too few queues", 2, []byte("x"), one, "1 descriptors came for 2 queues"},

@@ -28,6 +28,7 @@ import (
 	"github.com/secexec/secexec/proto/hostagent/v1"
 	"github.com/secexec/secexec/proto/readiness"
 	"github.com/secexec/secexec/proto/readiness/report"
+	"github.com/secexec/secexec/shim/ledger"
 )
 
 // within bounds every wait: the machine may be slow.
@@ -268,7 +269,8 @@ func (f *fakeServer) condition(name string) condition {
 
 // guestID is a container's id, guestName its guest's name.
 const guestID = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
-const guestName = "c-0123456789abcdef0123456789abcdef01234567-0011223344"
+
+var guestName = ledger.GuestName("k8s.io", guestID)
 
 func newPod(name, container string, annotations map[string]string) *pod {
 	text, _ := json.Marshal(map[string]any{

@@ -9,6 +9,7 @@ import (
 	"github.com/secexec/secexec/kubernetes"
 	"github.com/secexec/secexec/kubernetes/deviceplugin"
 	"github.com/secexec/secexec/proto/hostagent/v1"
+	"github.com/secexec/secexec/shim/ledger"
 )
 
 // Places says how many guests a node has room for.
@@ -33,7 +34,7 @@ func (p Places) of(info *hostagentv1.NodeInfoResponse, guests []*hostagentv1.Gue
 		n = int(info.MemoryMib / uint64(max(p.MemoryMiB, 1)))
 	}
 	for _, g := range guests {
-		if live(g) && !strings.HasPrefix(g.Name, taskPrefix) {
+		if live(g) && !strings.HasPrefix(g.Name, ledger.GuestPrefix) {
 			n--
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/secexec/secexec/kubernetes"
 	"github.com/secexec/secexec/proto/hostagent/v1"
+	"github.com/secexec/secexec/shim/ledger"
 )
 
 // pod is what of a Pod matters here.
@@ -56,12 +57,8 @@ const (
 	reasonBadReference = "InvalidAnnotation"
 )
 
-// taskPrefix begins the names of containerd's guests: containerd-shim-secexec-v2
-// names them "c-", the first 40 characters of the container's id, and a digest.
-const (
-	taskPrefix   = "c-"
-	taskIDLength = 40
-)
+// namespace is containerd's for all containers that kubelet asked for.
+const namespace = "k8s.io"
 
 // gated tells whether a pod waits for us: it has our gate and is not at its end.
 func (p *pod) gated() bool {
@@ -85,11 +82,8 @@ func (p *pod) container() string {
 
 // guestOf finds the guest that is a container.
 func guestOf(container string, guests []*hostagentv1.Guest) *hostagentv1.Guest {
-	if len(container) < taskIDLength {
-		return nil
-	}
-	prefix := taskPrefix + container[:taskIDLength] + "-"
-	i := slices.IndexFunc(guests, func(g *hostagentv1.Guest) bool { return strings.HasPrefix(g.Name, prefix) })
+	name := ledger.GuestName(namespace, container)
+	i := slices.IndexFunc(guests, func(g *hostagentv1.Guest) bool { return g.Name == name })
 	if i < 0 {
 		return nil
 	}

@@ -20,6 +20,7 @@ const Port = "org.secexec.network.0"
 // Bounds of a description.
 const (
 	MaxAddresses   = 16
+	MaxRoutes      = 16
 	MaxNameServers = 3 // resolv.conf(5): MAXNS
 	MaxSearch      = 6 // resolv.conf(5): MAXDNSRCH
 	MaxNdots       = 15
@@ -38,6 +39,7 @@ type Description struct {
 	MTU         uint16         // 0: the device's
 	Addresses   []netip.Prefix // 1 to 16, each a machine's with its network's prefix length
 	Gateways    []Gateway      // default routes, at most one of each family
+	Routes      []Route        // others
 	NameServers []netip.Addr
 	Ndots       uint8    // resolv.conf(5): ndots; 0: not said
 	Search      []string // domains
@@ -50,6 +52,12 @@ type Gateway struct {
 	MAC     [6]byte // hardware address, where nobody answers for it; zero: the guest asks
 }
 
+// Route is a way to a network beside the default routes.
+type Route struct {
+	To  netip.Prefix // without bits behind its length
+	Via netip.Addr   // a gateway, not of the default route; invalid: To is reached directly
+}
+
 // Check refuses what no guest takes.
 func (d *Description) Check() error {
 	switch {
@@ -57,6 +65,8 @@ func (d *Description) Check() error {
 		return invalid("MTU %d is not in %d..%d", d.MTU, MinMTU, MaxMTU)
 	case len(d.Addresses) == 0 || len(d.Addresses) > MaxAddresses:
 		return invalid("%d addresses, wants 1 to %d", len(d.Addresses), MaxAddresses)
+	case len(d.Routes) > MaxRoutes:
+		return invalid("%d routes, at most %d", len(d.Routes), MaxRoutes)
 	case len(d.Gateways) > 2 || len(d.NameServers) > MaxNameServers || len(d.Search) > MaxSearch:
 		return invalid("more than 2 gateways, %d name servers or %d search domains", MaxNameServers, MaxSearch)
 	case d.Ndots > MaxNdots:
@@ -72,6 +82,17 @@ func (d *Description) Check() error {
 			return invalid("MTU %d with an IPv6 address, wants %d", d.MTU, MinMTU6)
 		}
 		own[a], families[a.Is4()] = true, true
+	}
+	routes := make(map[netip.Prefix]bool)
+	for _, r := range d.Routes {
+		a := r.To.Addr()
+		if r.To != r.To.Masked() || r.To.Bits() < 1 || !Machine(a) || a.Is6() && a.IsLinkLocalUnicast() || !families[a.Is4()] || routes[r.To] {
+			return invalid("%s is no network of a family that the guest has, or there twice", r.To)
+		}
+		if r.Via.IsValid() && (!Machine(r.Via) || own[r.Via] || r.Via.Is4() != a.Is4()) {
+			return invalid("%s is no gateway to %s", r.Via, r.To)
+		}
+		routes[r.To] = true
 	}
 	for _, g := range d.Gateways {
 		if !Machine(g.Address) || own[g.Address] || !families[g.Address.Is4()] {

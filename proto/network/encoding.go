@@ -12,6 +12,7 @@ import (
 //	mtu           u16
 //	addresses     u8 count, then each: address, u8 bits
 //	gateways      u8 count, then each: address, 6 bytes
+//	routes        u8 count, then each: address, u8 bits, address or u8 0
 //	name servers  u8 count, then each: address
 //	ndots         u8
 //	search        u8 count, then each: u8 length, text
@@ -22,9 +23,8 @@ const (
 
 	// HeaderSize is how much tells a description's length.
 	HeaderSize = len(magic) + 2
-	// MaxSize is more than any description has: 16 addresses, 2 gateways, 3 name
-	// servers and 6 domains take less.
-	MaxSize = 2048
+	// MaxSize is more than any description has.
+	MaxSize = 4096
 )
 
 // Marshal returns the description's one encoding.
@@ -48,6 +48,10 @@ func (d *Description) encode() []byte {
 	for _, g := range d.Gateways {
 		b = append(appendAddress(b, g.Address), g.MAC[:]...)
 	}
+	b = append(b, uint8(len(d.Routes)))
+	for _, r := range d.Routes {
+		b = appendAddress(append(appendAddress(b, r.To.Addr()), uint8(r.To.Bits())), r.Via)
+	}
 	b = append(b, uint8(len(d.NameServers)))
 	for _, a := range d.NameServers {
 		b = appendAddress(b, a)
@@ -60,6 +64,7 @@ func (d *Description) encode() []byte {
 	return b
 }
 
+// appendAddress appends an address; an invalid one has no bytes.
 func appendAddress(b []byte, a netip.Addr) []byte {
 	raw := a.AsSlice()
 	return append(append(b, uint8(len(raw))), raw...)
@@ -96,6 +101,11 @@ func Unmarshal(b []byte) (*Description, error) {
 	}
 	for range r.count(2) {
 		d.Gateways = append(d.Gateways, Gateway{r.address(), [6]byte(r.take(6))})
+	}
+	for range r.count(MaxRoutes) {
+		a := r.address()
+		to := netip.PrefixFrom(a, int(r.u8()))
+		d.Routes = append(d.Routes, Route{to, r.maybeAddress()})
 	}
 	for range r.count(MaxNameServers) {
 		d.NameServers = append(d.NameServers, r.address())
@@ -149,8 +159,19 @@ func (r *reader) count(limit int) int {
 }
 
 func (r *reader) address() netip.Addr {
+	a := r.maybeAddress()
+	if !a.IsValid() && r.err == nil {
+		r.err = invalid("no address")
+	}
+	return a
+}
+
+func (r *reader) maybeAddress() netip.Addr {
 	size := r.u8()
-	if size != 4 && size != 16 {
+	switch {
+	case size == 0:
+		return netip.Addr{}
+	case size != 4 && size != 16:
 		if r.err == nil {
 			r.err = invalid("address of %d bytes, wants 4 or 16", size)
 		}

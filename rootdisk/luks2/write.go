@@ -16,8 +16,9 @@ import (
 // randoms gives the header's random parts.
 type randoms func(n int) secret.Bytes
 
-// Write writes the first PayloadOffset bytes of a disk: both copies of the
-// header and a key slot for each of slots, which all hold the volume key.
+// Write writes both copies of the header and a key slot for each of slots, which
+// all hold the volume key, to a new disk: what is behind them up to
+// PayloadOffset has to be zeros already.
 func Write(out io.WriterAt, l Layout, key secret.Bytes, slots ...Slot) error {
 	area, err := encode(&l, key, slots, secret.Random)
 	if err != nil {
@@ -39,7 +40,8 @@ func encode(l *Layout, key secret.Bytes, slots []Slot, random randoms) ([]byte, 
 	if len(key) != l.keySize() {
 		return nil, fmt.Errorf("%w: volume key has %d bytes, wants %d", ErrOptions, len(key), l.keySize())
 	}
-	area := make([]byte, PayloadOffset)
+	size := slotSize(len(key))
+	area := make([]byte, slotsOffset+len(slots)*size)
 	segment := jsonSegment{Type: "crypt", Offset: decimal(PayloadOffset), Size: decimal(l.Size), IVTweak: "0", Encryption: Encryption, SectorSize: SectorSize}
 	if l.Integrity {
 		segment.Size = "dynamic" // what cryptsetup writes: it asks the superblock
@@ -53,7 +55,6 @@ func encode(l *Layout, key secret.Bytes, slots []Slot, random randoms) ([]byte, 
 	}
 	names := make([]string, 0, len(slots))
 	for i, s := range slots {
-		size := slotSize(len(key))
 		at := slotsOffset + i*size
 		slot, err := makeSlot(area[at:at+size], at, key, s, random)
 		if err != nil {

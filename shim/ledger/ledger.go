@@ -38,10 +38,11 @@ var (
 
 // Record is what must outlast the shim.
 type Record struct {
-	Namespace string `json:"namespace"` // containerd's
-	ID        string `json:"id"`        // the task's
-	Guest     string `json:"guest"`     // its name for hostagent
-	Folder    string `json:"folder"`    // the task's bundle folder, which containerd removes
+	Namespace string `json:"namespace"`       // containerd's
+	ID        string `json:"id"`              // the task's
+	Guest     string `json:"guest"`           // its name for hostagent
+	Folder    string `json:"folder"`          // the task's bundle folder, which containerd removes
+	NetNS     string `json:"netns,omitempty"` // network namespace that the guest is joined to
 	Pid       uint32 `json:"pid,omitempty"`
 	Abandoned bool   `json:"abandoned,omitempty"` // the task is deleted, the guest not yet
 	Exit      *Exit  `json:"exit,omitempty"`      // written once
@@ -52,6 +53,9 @@ type Exit struct {
 	Status uint32    `json:"status"`
 	At     time.Time `json:"at"`
 }
+
+// GuestPrefix begins the names of all guests that are containerd's.
+const GuestPrefix = "c-"
 
 // GuestName makes the guest's name of a task: as much of its id as is allowed,
 // and a digest, for ids that differ elsewhere.
@@ -66,7 +70,7 @@ func GuestName(namespace, id string) string {
 		}
 		return '-'
 	}, id)
-	return "c-" + clean[:min(len(clean), 40)] + "-" + hex.EncodeToString(sum[:5])
+	return GuestPrefix + clean[:min(len(clean), 40)] + "-" + hex.EncodeToString(sum[:5])
 }
 
 // Ledger is a folder of records.

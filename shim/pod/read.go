@@ -41,6 +41,7 @@ type Request struct {
 	// Sandbox's: the path in its own config.json leads through the sandbox's
 	// process, which is the shim.
 	NetNS    string
+	Resolv   string // path of the pod's resolv.conf on the node, empty: none
 	Terminal bool
 	Grace    time.Duration // how long the guest may take to power off, 0: as long as the caller waits
 }
@@ -104,6 +105,11 @@ func Read(config []byte) (*Request, error) {
 	for _, check := range []func() error{s.checkProgram, s.checkRights, s.checkOthers, func() error { return s.checkMounts(r.Sandbox) }} {
 		if err := check(); err != nil {
 			return nil, err
+		}
+	}
+	for _, m := range s.Mounts {
+		if m.Destination == "/etc/resolv.conf" {
+			r.Resolv = m.Source
 		}
 	}
 	r.Create = new(hostagentv1.CreateRequest)

@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/secexec/secexec/proto/network"
 )
@@ -29,6 +30,8 @@ const Tap = "secexec0"
 var (
 	// ErrUnfit says that a sealed guest can't have the pod's network as it is.
 	ErrUnfit = errors.New("pod's network does not fit a sealed guest")
+	// ErrInUse says that a guest uses the tap interface.
+	ErrInUse = errors.New("a guest is on the pod's network")
 	// ErrHostNetwork says that the namespace is the node's own.
 	ErrHostNetwork = errors.New("pod has the node's own network, which a sealed guest can't: leave hostNetwork out")
 )
@@ -56,13 +59,17 @@ type route struct {
 	via netip.Addr
 }
 
-// describe makes the guest's description of what its pod has. A guest has default
-// routes and no others, so it refuses what they don't cover.
+// describe makes the guest's description of what its pod has.
 func describe(f facts) (network.Description, error) {
 	d := network.Description{MTU: uint16(min(f.mtu, network.MaxMTU))}
 	for _, p := range f.addresses {
 		if p.Addr().Is6() && p.Addr().IsLinkLocalUnicast() {
 			continue // the kernel's own, of the pod's interface; the guest's makes the same one
+		}
+		// Some plugins give an address the length of the pods' network, and take away
+		// the route that comes with it: there is nobody on the link but the gateway.
+		if !slices.Contains(f.routes, route{to: p.Masked()}) {
+			p = netip.PrefixFrom(p.Addr(), p.Addr().BitLen())
 		}
 		d.Addresses = append(d.Addresses, p)
 	}
@@ -81,13 +88,8 @@ func describe(f facts) (network.Description, error) {
 		}
 	}
 	for _, r := range f.routes {
-		gateway := gateways[r.to.Addr().Is4()]
-		switch {
-		case r.to.Bits() == 0 || r.to.Addr().Is6() && (r.to.Addr().IsLinkLocalUnicast() || r.to.Addr().IsMulticast()):
-		case r.via.IsValid() && r.via != gateway:
-			return d, unfit("it has a route to %s by %s, which is not the default route's gateway", r.to, r.via)
-		case !r.via.IsValid() && !gateway.IsValid() && !onLink(d.Addresses, r.to):
-			return d, unfit("it has a route to %s and no default route", r.to)
+		if !f.implied(r, gateways[r.to.Addr().Is4()]) {
+			d.Routes = append(d.Routes, network.Route{To: r.to, Via: r.via})
 		}
 	}
 	if err := d.Check(); err != nil {
@@ -96,14 +98,19 @@ func describe(f facts) (network.Description, error) {
 	return d, nil
 }
 
-// onLink tells whether a destination lies within the network of an address.
-func onLink(addresses []netip.Prefix, to netip.Prefix) bool {
-	for _, p := range addresses {
-		if p.Masked().Contains(to.Addr()) && p.Bits() <= to.Bits() {
-			return true
-		}
+// implied tells whether a guest has a route without being told: default routes,
+// what they cover, those that come with an address, and ways to gateways, which
+// are reached without.
+func (f *facts) implied(r route, gateway netip.Addr) bool {
+	to := r.to.Addr()
+	switch {
+	case r.to.Bits() == 0, to.Is6() && (to.IsLinkLocalUnicast() || to.IsMulticast()):
+		return true
+	case r.via.IsValid():
+		return r.via == gateway
 	}
-	return false
+	return slices.ContainsFunc(f.addresses, func(p netip.Prefix) bool { return p.Masked() == r.to }) ||
+		r.to.IsSingleIP() && slices.ContainsFunc(f.routes, func(other route) bool { return other.via == to })
 }
 
 func unfit(format string, args ...any) error {

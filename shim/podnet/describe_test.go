@@ -2,6 +2,7 @@ package podnet
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -45,22 +46,30 @@ func TestDescribe(t *testing.T) {
 		},
 		"point to point": {
 			facts: facts{mtu: 1500, addresses: []netip.Prefix{prefix("10.0.3.5/24")}, routes: []route{by("10.0.3.1/32", ""), by("0.0.0.0/0", "10.0.3.1"), by("10.0.3.0/24", "10.0.3.1")}},
-			want:  network.Description{MTU: 1500, Addresses: []netip.Prefix{prefix("10.0.3.5/24")}, Gateways: []network.Gateway{{Address: netip.MustParseAddr("10.0.3.1")}}},
+			want:  network.Description{MTU: 1500, Addresses: []netip.Prefix{prefix("10.0.3.5/32")}, Gateways: []network.Gateway{{Address: netip.MustParseAddr("10.0.3.1")}}},
+		},
+		"point to point without a way out": {
+			facts: facts{mtu: 1500, addresses: []netip.Prefix{prefix("10.0.3.5/24")}, routes: []route{by("10.0.3.1/32", ""), by("10.0.3.0/24", "10.0.3.1")}},
+			want:  network.Description{MTU: 1500, Addresses: []netip.Prefix{prefix("10.0.3.5/32")}, Routes: []network.Route{{To: prefix("10.0.3.0/24"), Via: netip.MustParseAddr("10.0.3.1")}}},
+		},
+		"other ways": {
+			facts: facts{mtu: 1500, addresses: []netip.Prefix{prefix("10.0.3.5/24")}, routes: []route{by("10.0.3.0/24", ""), by("0.0.0.0/0", "10.0.3.1"), by("10.96.0.0/12", "10.0.3.254"), by("10.128.0.0/9", ""), by("10.64.0.0/12", "10.0.3.1")}},
+			want: network.Description{MTU: 1500, Addresses: []netip.Prefix{prefix("10.0.3.5/24")}, Gateways: []network.Gateway{{Address: netip.MustParseAddr("10.0.3.1")}},
+				Routes: []network.Route{{To: prefix("10.96.0.0/12"), Via: netip.MustParseAddr("10.0.3.254")}, {To: prefix("10.128.0.0/9")}}},
 		},
 		"no way out": {
 			facts: facts{mtu: 1500, addresses: []netip.Prefix{prefix("10.0.3.5/24")}, routes: []route{by("10.0.3.0/24", "")}},
 			want:  network.Description{MTU: 1500, Addresses: []netip.Prefix{prefix("10.0.3.5/24")}},
 		},
 		"jumbo frames": {
-			facts: facts{mtu: 9001, addresses: []netip.Prefix{prefix("10.0.3.5/24")}},
-			want:  network.Description{MTU: 9000, Addresses: []netip.Prefix{prefix("10.0.3.5/24")}},
+			facts: facts{mtu: 9001, addresses: []netip.Prefix{prefix("10.0.3.5/32")}},
+			want:  network.Description{MTU: 9000, Addresses: []netip.Prefix{prefix("10.0.3.5/32")}},
 		},
 		"no address":                {facts: facts{mtu: 1500, addresses: []netip.Prefix{prefix("fe80::1/64")}}, words: "0 addresses"},
-		"link-local address":        {facts: facts{mtu: 1500, addresses: []netip.Prefix{prefix("169.254.7.7/16")}}, words: "169.254.7.7/16"},
+		"link-local address":        {facts: facts{mtu: 1500, addresses: []netip.Prefix{prefix("169.254.7.7/16")}}, words: "169.254.7.7/32"},
 		"two ways out":              {facts: facts{mtu: 1500, addresses: []netip.Prefix{prefix("10.0.3.5/24")}, routes: []route{by("0.0.0.0/0", "10.0.3.1"), by("0.0.0.0/0", "10.0.3.2")}}, words: "two default routes, by 10.0.3.1 and 10.0.3.2"},
 		"way out without a gateway": {facts: facts{mtu: 1500, addresses: []netip.Prefix{prefix("10.0.3.5/24")}, routes: []route{by("0.0.0.0/0", "")}}, words: "no gateway"},
-		"another way":               {facts: facts{mtu: 1500, addresses: []netip.Prefix{prefix("10.0.3.5/24")}, routes: []route{by("0.0.0.0/0", "10.0.3.1"), by("10.96.0.0/12", "10.0.3.254")}}, words: "a route to 10.96.0.0/12 by 10.0.3.254"},
-		"a way and no way out":      {facts: facts{mtu: 1500, addresses: []netip.Prefix{prefix("10.0.3.5/24")}, routes: []route{by("10.0.0.0/8", "")}}, words: "10.0.0.0/8 and no default route"},
+		"ways without number":       {facts: facts{mtu: 1500, addresses: []netip.Prefix{prefix("10.0.3.5/32")}, routes: many()}, words: "17 routes"},
 		"small packets":             {facts: facts{mtu: 500, addresses: []netip.Prefix{prefix("10.0.3.5/24")}}, words: "MTU 500"},
 	} {
 		got, err := describe(c.facts)
@@ -71,6 +80,13 @@ func TestDescribe(t *testing.T) {
 			t.Errorf("%s: %+v, %v\nwants %+v", name, got, err, c.want)
 		}
 	}
+}
+
+func many() (routes []route) {
+	for i := range network.MaxRoutes + 1 {
+		routes = append(routes, by(fmt.Sprintf("10.%d.0.0/16", i+1), ""))
+	}
+	return routes
 }
 
 func TestResolve(t *testing.T) {

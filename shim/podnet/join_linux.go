@@ -15,8 +15,8 @@ import (
 
 // Join makes the guest's tap interface in a pod's network namespace, joins it to
 // the plugin's interface, and describes the network but for its name servers.
-// Done twice it changes nothing, so that a shim that came back may call it while
-// the guest runs.
+// Done twice it changes nothing; while a guest uses the tap interface it is
+// refused with ErrInUse: one guest has a pod's network.
 func Join(ctx context.Context, netns string) (*Pod, error) {
 	pod := &Pod{NetNS: netns}
 	err := within(ctx, netns, func(h *netlink.Handle) error {
@@ -50,13 +50,17 @@ func Join(ctx context.Context, netns string) (*Pod, error) {
 	return pod, nil
 }
 
-// Leave undoes Join, as far as it came. A namespace that is gone took all with it.
+// Leave undoes Join, as far as it came. A namespace that is gone took all with it;
+// while a guest uses the tap interface nothing changes, and the error is ErrInUse.
 func Leave(ctx context.Context, netns string) error {
 	err := within(ctx, netns, func(h *netlink.Handle) error {
 		// The tap first: what arrives for the guest then is dropped, and not answered
 		// by the kernel, which has the guest's addresses too.
 		tap, err := h.LinkByName(Tap)
 		if err == nil {
+			if err := free(); err != nil {
+				return err
+			}
 			err = h.LinkDel(tap)
 		}
 		if err != nil && !errors.As(err, new(netlink.LinkNotFoundError)) {
@@ -155,6 +159,8 @@ func makeTap(h *netlink.Handle, mtu int) (netlink.Link, error) {
 		if err = persistTap(); err == nil {
 			tap, err = h.LinkByName(Tap)
 		}
+	} else if err == nil {
+		err = free()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("make tap interface %s: %w", Tap, err)
@@ -168,6 +174,18 @@ func makeTap(h *netlink.Handle, mtu int) (netlink.Link, error) {
 		return nil, fmt.Errorf("raise %s: %w", Tap, err)
 	}
 	return tap, nil
+}
+
+// free refuses a tap interface that a guest uses.
+func free() error {
+	f, err := attachTap()
+	switch {
+	case errors.Is(err, unix.EBUSY):
+		return ErrInUse
+	case err != nil:
+		return err
+	}
+	return f.Close()
 }
 
 func persistTap() error {

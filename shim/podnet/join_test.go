@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -54,9 +55,9 @@ func join(t *testing.T, pod string) *Pod {
 
 // guest is a kernel in a namespace of its own behind a pod's tap interface, with
 // the frames carried as QEMU carries them: as they come, headers of offloads too.
-func guest(t *testing.T, p *Pod, queue *os.File) string {
+func guest(t *testing.T, p *Pod, queue *os.File) (ns string, stop func()) {
 	t.Helper()
-	ns := podnettest.Namespace(t)
+	ns = podnettest.Namespace(t)
 	var nic *os.File
 	podnettest.In(t, ns, func(h *netlink.Handle) (err error) {
 		if nic, err = attachTap(); err != nil {
@@ -87,6 +88,7 @@ func guest(t *testing.T, p *Pod, queue *os.File) string {
 	// Anew, for the runtime to wait by its poller.
 	a, b := os.NewFile(uintptr(dup(t, nic)), "guest"), os.NewFile(uintptr(dup(t, queue)), "queue")
 	nic.Close()
+	queue.Close()
 	done := make(chan struct{}, 2)
 	carry := func(from, to *os.File) {
 		defer func() { done <- struct{}{} }()
@@ -101,8 +103,9 @@ func guest(t *testing.T, p *Pod, queue *os.File) string {
 	}
 	go carry(a, b)
 	go carry(b, a)
-	t.Cleanup(func() { a.Close(); b.Close(); <-done; <-done })
-	return ns
+	stop = sync.OnceFunc(func() { a.Close(); b.Close(); <-done; <-done })
+	t.Cleanup(stop)
+	return ns, stop
 }
 
 func dup(t *testing.T, f *os.File) int {
@@ -204,13 +207,21 @@ func TestJoin(t *testing.T) {
 	if err := o.Close(); err != nil {
 		t.Error(err)
 	}
-	ns := guest(t, p, queue)
+	ns, stop := guest(t, p, queue)
 	for _, address := range []string{"10.77.0.2", "fd77::2"} {
 		exchange(t, peer, ns, address)
 	}
 	for _, address := range []string{"10.77.0.1", "fd77::1", "10.99.0.1"} {
 		exchange(t, ns, peer, address)
 	}
+
+	if _, err := Join(t.Context(), pod); !errors.Is(err, ErrInUse) {
+		t.Errorf("join while a guest is there: %v", err)
+	}
+	if err := Leave(t.Context(), pod); !errors.Is(err, ErrInUse) {
+		t.Errorf("leave while a guest is there: %v", err)
+	}
+	stop()
 
 	// What the pod had serves its own kernel again, and nothing of ours is left.
 	for range 2 {

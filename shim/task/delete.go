@@ -35,6 +35,9 @@ func Delete(ctx context.Context, address string, l *ledger.Ledger, namespace, id
 	} else if err != nil {
 		return 0, exit, err
 	}
+	if err := leaveNetwork(ctx, r.Guest, r.NetNS); err != nil {
+		log.Warn("leave pod's network", "guest", r.Guest, "error", err)
+	}
 	err = settle(ctx, host, l, r)
 	if r.Exit != nil {
 		exit = *r.Exit

@@ -122,6 +122,9 @@ func (s *Service) Create(ctx context.Context, r *tasks.CreateTaskRequest) (*task
 	if err != nil {
 		return nil, invalid("create task %s: %w", r.ID, err)
 	}
+	if err := pod.Locate(want.Create.GetDisks()); err != nil {
+		return nil, invalid("create task %s: %w", r.ID, err)
+	}
 	if r.Terminal {
 		return nil, invalid("create task %s: a sealed guest's console takes no input: run it without a terminal", r.ID)
 	}
@@ -206,8 +209,7 @@ func (s *Service) Delete(ctx context.Context, r *tasks.DeleteRequest) (*tasks.De
 }
 
 // Pids implements the Task service. What has no process of its own, a guest that
-// does not run or a sandbox, is represented by the shim's: containerd ends a shim
-// that it finds without processes when it is started.
+// does not run or a sandbox, is represented by the shim's.
 func (s *Service) Pids(_ context.Context, r *tasks.PidsRequest) (*tasks.PidsResponse, error) {
 	t, err := s.find(r.ID, "")
 	if err != nil {

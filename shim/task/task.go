@@ -20,6 +20,7 @@ import (
 	"github.com/secexec/secexec/shim/event"
 	"github.com/secexec/secexec/shim/ledger"
 	"github.com/secexec/secexec/shim/pod"
+	"github.com/secexec/secexec/shim/podnet"
 )
 
 // Exit statuses of tasks whose guest did not say how its program ended.
@@ -49,11 +50,14 @@ type task struct {
 	turn    sync.Mutex // held by create, start and delete, one after the other
 	follows sync.WaitGroup
 	out     io.WriteCloser // containerd's; closed when the guest has ended and all is in it, and by delete
-	tries   int            // starts that hostagent's own end cut short
+	network string         // namespace that the guest is joined to; empty: none
+	offer   *podnet.Offer
+	tries   int // starts that hostagent's own end cut short
 
 	mu       sync.Mutex
 	status   tasktypes.Status
 	process  uint32 // the guest's last, 0: none yet
+	unit     string // systemd's, of the guest; empty: none
 	ready    bool   // the guest hears requests to power off
 	killed   bool   // by SIGKILL, or because it can't hear
 	stopping bool
@@ -84,21 +88,26 @@ func (t *task) over() bool {
 	}
 }
 
-// pid is the guest's process, or the shim where it has none.
+// pid is the guest's process, a sandbox's is the shim. A guest that was not
+// started has none: a network that somebody made for the shim's process would be
+// the node's.
 func (t *task) pid() uint32 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.process == 0 {
+	if t.guest == "" {
 		return self()
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	return t.process
 }
 
+// processes are never none: containerd ends a shim without processes when it is
+// started anew.
 func (t *task) processes() []*tasktypes.ProcessInfo {
-	if t.over() {
-		return []*tasktypes.ProcessInfo{{Pid: self()}}
+	pid := t.pid()
+	if pid == 0 || t.over() {
+		pid = self()
 	}
-	return []*tasktypes.ProcessInfo{{Pid: t.pid()}}
+	return []*tasktypes.ProcessInfo{{Pid: pid}}
 }
 
 func (t *task) state() *tasks.StateResponse {
@@ -124,7 +133,7 @@ func (t *task) exited() ledger.Exit {
 
 // record is what the ledger has about the task.
 func (t *task) record() *ledger.Record {
-	return &ledger.Record{Namespace: t.s.Namespace, ID: t.id, Guest: t.guest, Folder: t.made.Bundle}
+	return &ledger.Record{Namespace: t.s.Namespace, ID: t.id, Guest: t.guest, Folder: t.made.Bundle, NetNS: t.network}
 }
 
 // create takes over the guest's bundle, which is the task's root file system.
@@ -134,8 +143,9 @@ func (t *task) create(ctx context.Context) (err error) {
 	if t.guest == "" {
 		return nil
 	}
-	if t.want.NetNS != "" {
-		return notImplemented("a sealed guest can't be joined to network namespace %s yet", t.want.NetNS)
+	netns, err := t.netns()
+	if err != nil {
+		return err
 	}
 	if t.out, err = console.Open(t.made.Stdout, console.Task{Namespace: t.s.Namespace, ID: t.id}); err != nil {
 		return err
@@ -150,15 +160,14 @@ func (t *task) create(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	t.network = netns
 	if err := t.s.Ledger.Write(t.record()); err != nil {
 		return err
 	}
 	r := t.want.Create
 	r.Name, r.Bundle, r.RequestId = t.guest, filepath.Join(t.made.Bundle, "rootfs"), client.NewRequestID()
-	unmount, err := mountAll(t.made.Rootfs, r.Bundle)
-	if err == nil {
-		_, err = t.s.Host.create(ctx, r)
-		unmount() // hostagent has a copy, or there is nothing to copy
+	if err = t.join(ctx, netns, r); err == nil {
+		err = t.takeOver(ctx, r)
 	}
 	if err != nil {
 		t.forget(context.WithoutCancel(ctx))
@@ -166,9 +175,21 @@ func (t *task) create(ctx context.Context) (err error) {
 	return err
 }
 
+// takeOver lets hostagent copy what is in the root file system.
+func (t *task) takeOver(ctx context.Context, r *hostagentv1.CreateRequest) error {
+	unmount, err := mountAll(t.made.Rootfs, r.Bundle)
+	defer unmount()
+	if err != nil {
+		return err
+	}
+	_, err = t.s.Host.create(ctx, r)
+	return err
+}
+
 // forget ends and deletes the guest, and with it the record; while hostagent is
 // away another process does.
 func (t *task) forget(ctx context.Context) {
+	defer t.leave(ctx, t.network)
 	if err := t.s.Host.remove(ctx, t.guest); err != nil {
 		t.log.Warn("delete guest: left to another process", "guest", t.guest, "error", err)
 		r := t.record()
@@ -275,7 +296,7 @@ func (t *task) seen(g *hostagentv1.Guest) (enough bool) {
 			t.run(uint32(g.Pid))
 		}
 		t.mu.Lock()
-		t.ready = t.ready || g.State == "ready"
+		t.unit, t.ready = g.Unit, t.ready || g.State == "ready"
 		t.mu.Unlock()
 	}
 	return false

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -81,6 +82,13 @@ func tool(args []string) int {
 		signal.Notify(stop, unix.SIGTERM)
 		<-stop
 		fmt.Println("stops")
+	case "network": // a workload that waits, with what it has of one
+		all, _ := net.InterfaceAddrs()
+		say("addresses %v", all)
+		stop := make(chan os.Signal, 1)
+		signal.Notify(stop, unix.SIGTERM)
+		say("waits")
+		<-stop
 	case "programs": // that were run beside the init, this one too
 		groups, _ := filepath.Glob("/sys/fs/cgroup/secexec/exec-*")
 		fmt.Println(len(groups))
