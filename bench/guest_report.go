@@ -65,6 +65,6 @@ const guestMethod = `The same kernel, root (ext4 in dm-crypt, AES-256-XTS) and v
 
 "Share" is from the kernel's "Run /init" to the first instruction of the root's init. It is counted in guest instructions, so that what else the machine does counts for nothing: QEMU's clock with ` + "`-icount shift=0,sleep=off`" + ` goes on by 1 ns with each, and idle time, which the guest tells, is taken off. "Ready" is when guestagent has told the host so, its keys made; of the others, when the root's init runs. Seconds are of boots without that clock.
 
-initramfs-tools and cryptsetup are Debian 12's: "tuned" has the modules that the guest needs (MODULES=list), "most" is the default; dracut is 059 with its module crypt, without systemd. Key file and crypttab are in each initrd. "Signatures cut" has the same modules as guestinit with stripped ones.
+initramfs-tools and cryptsetup are Debian 12's: "tuned" has the modules that the guest needs (MODULES=list), "most" is the default; dracut is 059 with its module crypt, without systemd. Key file and crypttab are in each initrd. "Signatures cut" has those modules without their signatures.
 
 `
