@@ -1,6 +1,7 @@
 package luks2
 
 import (
+	"crypto/subtle"
 	"encoding/binary"
 	"hash"
 )
@@ -30,22 +31,22 @@ func merge(key, material []byte, h hash.Hash) {
 // gather folds stripes into acc, which is as long as one.
 func gather(acc, stripes []byte, h hash.Hash) {
 	clear(acc)
+	scratch := make([]byte, 4, 4+h.Size()) // once, there are thousands of stripes
+	defer clear(scratch[:cap(scratch)])
 	for ; len(stripes) > 0; stripes = stripes[len(acc):] {
-		for i := range acc {
-			acc[i] ^= stripes[i]
-		}
-		diffuse(acc, h)
+		subtle.XORBytes(acc, acc, stripes[:len(acc)])
+		diffuse(acc, h, scratch)
 	}
 }
 
-func diffuse(b []byte, h hash.Hash) {
-	var number [4]byte
+// diffuse takes 4 bytes of scratch, with room for a sum behind them.
+func diffuse(b []byte, h hash.Hash, scratch []byte) {
 	for i := 0; i*h.Size() < len(b); i++ {
 		block := b[i*h.Size() : min((i+1)*h.Size(), len(b))]
 		h.Reset()
-		binary.BigEndian.PutUint32(number[:], uint32(i))
-		h.Write(number[:])
+		binary.BigEndian.PutUint32(scratch, uint32(i))
+		h.Write(scratch)
 		h.Write(block)
-		copy(block, h.Sum(nil))
+		copy(block, h.Sum(scratch[4:4]))
 	}
 }
