@@ -179,7 +179,7 @@ func TestKilled(t *testing.T) {
 	// What was left alone all the time ends in order, and tells its status.
 	unwatch()
 	watch = e.watch()
-	e.until("stays is ready", func() bool { return e.guest("stays").State == "ready" }) // one that isn't can't hear
+	e.ready("stays") // one that isn't can't hear
 	e.ctr("task", "kill", "--signal", "SIGTERM", "stays")
 	e.says(console, "guest: got terminated")
 	e.until("stays has ended", func() bool { _, status := e.task("stays"); return status == "STOPPED" })
