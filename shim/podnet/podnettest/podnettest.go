@@ -19,8 +19,9 @@ import (
 const MTU = 1400
 
 // Namespace makes a network namespace that lives as long as the test, and returns
-// a path of it for this process. Where there are none, or no tap interfaces, the
-// test is skipped.
+// a path of it for this process. Where there are none, no tap interfaces, or no
+// rtnetlink as the kernel has it, which qemu-user passes on in parts, the test is
+// skipped.
 func Namespace(t *testing.T) string {
 	t.Helper()
 	if _, err := os.Stat("/dev/net/tun"); err != nil {
@@ -30,6 +31,14 @@ func Namespace(t *testing.T) string {
 	err := apart(func() (err error) {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return err
+		}
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		if _, err := h.LinkList(); err != nil {
+			return fmt.Errorf("list interfaces: %w", err)
 		}
 		fd, err = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		return err
