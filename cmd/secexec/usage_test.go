@@ -227,7 +227,7 @@ func openPTY(t *testing.T) (master, slave *os.File) {
 	}
 	master = os.NewFile(uintptr(fd), "ptmx")
 	t.Cleanup(func() { master.Close() })
-	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	n, err := unix.IoctlGetUint32(fd, unix.TIOCGPTN)
 	if err != nil {
 		t.Skipf("no pseudo terminals here: %v", err)
 	}

@@ -275,7 +275,7 @@ func onTerminal(t *testing.T, cmd *exec.Cmd) (string, int) {
 	}
 	defer master.Close()
 	fd := int(master.Fd())
-	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	n, err := unix.IoctlGetUint32(fd, unix.TIOCGPTN)
 	if err == nil {
 		err = unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0)
 	}

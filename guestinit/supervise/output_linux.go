@@ -89,7 +89,8 @@ func (o *output) tell(m workload.Log) {
 	if o.agent < 0 {
 		return
 	}
-	if queued, err := unix.IoctlGetInt(o.agent, unix.SIOCOUTQ); err != nil || queued > agentQueue {
+	// The kernel writes four bytes: an int would hold them in its upper half.
+	if queued, err := unix.IoctlGetUint32(o.agent, unix.SIOCOUTQ); err != nil || queued > agentQueue {
 		return
 	}
 	_ = unix.Send(o.agent, m.Bytes(), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
