@@ -28,7 +28,7 @@ const (
 	killTimeout      = 10 * time.Second
 	refusalPatience  = 1500 * time.Millisecond // for the boot loader to print why
 	failPatience     = 3 * time.Second         // for a guest that gave up to power off
-	drainPatience    = 500 * time.Millisecond  // for the last words of one that ended: both connections end with it
+	drainPatience    = 5 * time.Second         // for the last words of one that ended: both connections end with it
 	challengeTimeout = 5 * time.Second
 )
 
