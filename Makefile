@@ -16,7 +16,7 @@ SCRIPTS := $(shell git ls-files 'cross/*.sh' 'cross/roots/*' .ci/run | grep -v '
 
 SCRIPTS += $(wildcard packaging/*.sh packaging/deb/p*)
 
-.PHONY: help setup build build/native build/s390x packages demo demo-app test test-long test-node test-kube fuzz-smoke bench bench-host bench-guest lint man proto proto-release bootloader clean distclean
+.PHONY: help setup build build/native build/s390x packages demo demo-app test test-long test-node test-kube fuzz-smoke bench bench-host bench-guest bench-shim lint man proto proto-release bootloader clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 15
@@ -67,6 +67,9 @@ bench-host: ## time hostagent beside libvirt, in a node of its own (root)
 
 bench-guest: ## count guestinit's instructions beside initramfs-tools' and dracut's (root)
 	@bench/guest.sh build/bench-guest
+
+bench-shim: setup build ## time containerd's shim of sealed guests beside runc's (root)
+	@bench/shim.sh build/bench-shim
 
 lint: ## formatting, vet, shell scripts, generated code and blobs up to date
 	@cross/setup.sh packages

@@ -9,16 +9,10 @@ import (
 	"strings"
 )
 
-// row is a line of the host's report. of gives its figure.
-type row struct {
-	what, unit, goal string
-	of               func(f *figures) float64
-}
-
-func hostRows(o *options) []row {
+func hostRows(o *options) []row[figures] {
 	with := fmt.Sprint(o.guests)
 	per := func(a, b float64) float64 { return (a - b) / float64(o.guests) }
-	return []row{
+	return []row[figures]{
 		{"PSS idle", "MiB", "", func(f *figures) float64 { return f.Idle.PSS }},
 		{"PSS with 1 guest", "MiB", "", func(f *figures) float64 { return f.Guests["1"].PSS }},
 		{"PSS with 20 guests", "MiB", "", func(f *figures) float64 { return f.Guests["20"].PSS }},
@@ -60,22 +54,11 @@ func hostReport(dir string, all []*figures, floor, listed float64, o *options) e
 	fmt.Fprintf(&s, "%d guests of 64 MiB, each with a disk, a console in a file and a virtio-serial channel; QEMU emulates and stays before the first instruction. Times are medians. "+
 		"libvirt's stack is libvirtd, virtlogd and, where it runs, systemd-machined. QEMU alone takes %.1f ms to its first QMP answer. hostagent is put together as its own program does, "+
 		"with guests as children, on a platform that leaves them paused. The call List of %d guests takes %.1f ms (goal: 5).\n\n![ratios](ratios.svg)\n\n", o.guests, floor, manyGuests, listed)
-	fmt.Fprint(&s, "| | goal |")
+	var labels []string
 	for _, f := range all {
-		fmt.Fprintf(&s, " %s |", f.Label)
+		labels = append(labels, f.Label)
 	}
-	fmt.Fprint(&s, "\n| --- | --- |"+strings.Repeat(" --- |", len(all))+"\n")
-	var bars []bar
-	for _, r := range hostRows(o) {
-		fmt.Fprintf(&s, "| %s | %s |", r.what, r.goal)
-		for _, f := range all {
-			fmt.Fprintf(&s, " %s |", strings.TrimSpace(fmt.Sprintf("%.4g %s", r.of(f), r.unit)))
-		}
-		fmt.Fprintln(&s)
-		if len(all) == 2 && r.of(all[0]) > 0 && r.unit != "" {
-			bars = append(bars, bar{r.what, r.of(all[1]) / r.of(all[0])})
-		}
-	}
+	bars := table(&s, labels, all, hostRows(o))
 	if err := os.WriteFile(filepath.Join(dir, "README.md"), []byte(s.String()), 0o644); err != nil {
 		return err
 	}

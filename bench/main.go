@@ -4,9 +4,11 @@
 //	go run ./bench -out bench/results/NAME owner
 //	bench/host.sh bench/results/NAME
 //	bench/guest.sh bench/results/NAME
+//	bench/shim.sh bench/results/NAME
 //
 // The second one runs "bench host", which wants a systemd, QEMU and libvirt, in a
-// node of its own; the third one builds what "bench guest" boots.
+// node of its own; the third one builds what "bench guest" boots, the fourth one
+// the image of "bench shim", which wants root, containerd, runc and QEMU.
 //
 // Contestants take turns, so that whatever else the machine does hits all of
 // them alike; a ratio is that of the medians. Nothing here is a test: a figure
@@ -34,6 +36,9 @@ func main() {
 		exit(daemon(os.Args[2]))
 	case len(os.Args) == 4 && os.Args[1] == "start":
 		exit(startGuest(ctx, os.Args[2], os.Args[3]))
+	case len(os.Args) == 3 && os.Args[1] == "pause":
+		<-ctx.Done()
+		exit(nil)
 	}
 	var o options
 	var sizes string
@@ -46,6 +51,7 @@ func main() {
 	flag.StringVar(&sizes, "sizes", "10,128,1024", "sizes of initrds and disks in MiB")
 	flag.IntVar(&o.guests, "guests", 100, "guests of host")
 	list := flag.String("cases", "", "file with the boots of guest")
+	image := flag.String("image", "", "archive with the image of shim")
 	programs := flag.String("programs", "build/s390x", "folder with guestinit and guestagent")
 	out := flag.String("out", "", "folder for the results")
 	flag.Parse()
@@ -57,7 +63,7 @@ func main() {
 		o.sizes = append(o.sizes, n)
 	}
 	if flag.NArg() != 1 || *out == "" {
-		exit(errors.New("usage: bench [flags] -out DIR owner|host|guest"))
+		exit(errors.New("usage: bench [flags] -out DIR owner|host|guest|shim"))
 	}
 	switch flag.Arg(0) {
 	case "owner":
@@ -74,6 +80,12 @@ func main() {
 			exit(err)
 		}
 		exit(hostReport(*out, all, floor, listed, &o))
+	case "shim":
+		all, floor, err := shims(ctx, &o, *image)
+		if err != nil {
+			exit(err)
+		}
+		exit(shimReport(*out, all, floor))
 	}
 	exit(fmt.Errorf("nothing to time is called %q", flag.Arg(0)))
 }

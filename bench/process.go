@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // tick is the unit of CPU times in /proc: USER_HZ, 100 on every Linux that Go
@@ -17,6 +19,7 @@ const tick = 10 * time.Millisecond
 
 // usage is what some processes hold and have used.
 type usage struct {
+	RSS     float64       `json:"rss_mib"` // resident set size
 	PSS     float64       `json:"pss_mib"` // proportional set size
 	Threads int           `json:"threads"`
 	Files   int           `json:"descriptors"`
@@ -32,13 +35,21 @@ func usageOf(pids []int) (u usage, err error) {
 			return u, err
 		}
 		for line := range strings.Lines(string(rollup)) {
-			if f := strings.Fields(line); len(f) == 3 && f[0] == "Pss:" {
-				kib, err := strconv.ParseFloat(f[1], 64)
-				if err != nil {
-					return u, err
-				}
-				u.PSS += kib / 1024
+			var to *float64
+			f := strings.Fields(line)
+			switch {
+			case len(f) == 3 && f[0] == "Rss:":
+				to = &u.RSS
+			case len(f) == 3 && f[0] == "Pss:":
+				to = &u.PSS
+			default:
+				continue
 			}
+			kib, err := strconv.ParseFloat(f[1], 64)
+			if err != nil {
+				return u, err
+			}
+			*to += kib / 1024
 		}
 		fds, err := os.ReadDir(dir + "/fd")
 		if err != nil {
@@ -59,23 +70,57 @@ func usageOf(pids []int) (u usage, err error) {
 	return u, nil
 }
 
-// cpuOf is a process's own time and that of the children it has waited for:
-// fields 14 to 17 of /proc/PID/stat.
-func cpuOf(pid int) (time.Duration, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, err
-	}
-	f := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
+// cpuOf is a process's own time and that of the children it has waited for.
+func cpuOf(pid int) (time.Duration, error) { return statTimes(pid, 14, 17) }
+
+// waitedOf is the time of the children that a process has waited for.
+func waitedOf(pid int) (time.Duration, error) { return statTimes(pid, 16, 17) }
+
+// statTimes adds up fields of /proc/PID/stat that are times.
+func statTimes(pid, first, last int) (time.Duration, error) {
+	fields, err := statFields(pid, first, last)
 	var sum time.Duration
-	for _, word := range f[14-3 : 18-3] {
-		n, err := strconv.Atoi(string(word))
-		if err != nil {
-			return 0, err
-		}
+	for _, n := range fields {
 		sum += time.Duration(n) * tick
 	}
-	return sum, nil
+	return sum, err
+}
+
+// parentOf is a process's parent, 0: it has none or is gone.
+func parentOf(pid int) int {
+	fields, err := statFields(pid, 4, 4)
+	if err != nil {
+		return 0
+	}
+	return fields[0]
+}
+
+// statFields are fields of /proc/PID/stat, numbered from 1 as in proc(5), of those
+// behind the program's name and the state.
+func statFields(pid, first, last int) (fields []int, err error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return nil, err
+	}
+	f := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
+	for _, word := range f[first-3 : last+1-3] {
+		n, err := strconv.Atoi(string(word))
+		if err != nil {
+			return nil, err
+		}
+		fields = append(fields, n)
+	}
+	return fields, nil
+}
+
+// clockOf is a process's own time, that of threads that have ended too, to the
+// nanosecond: its CPU clock, whose id is made as clock_getcpuclockid(3) does.
+func clockOf(pid int) (time.Duration, error) {
+	var t unix.Timespec
+	if err := unix.ClockGettime(int32(^pid)<<3|2, &t); err != nil {
+		return 0, fmt.Errorf("read CPU clock of process %d: %w", pid, err)
+	}
+	return time.Duration(t.Nano()), nil
 }
 
 // machineCPU is the time that the machine's processors have not idled.
@@ -94,15 +139,21 @@ func machineCPU() (time.Duration, error) {
 	return sum, nil
 }
 
-// named lists the processes whose program has one of these names.
-func named(names ...string) (pids []int) {
+// running lists all processes.
+func running() (pids []int) {
 	entries, _ := os.ReadDir("/proc")
 	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
+		if pid, err := strconv.Atoi(e.Name()); err == nil {
+			pids = append(pids, pid)
 		}
-		cmdline, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
+	}
+	return pids
+}
+
+// named lists the processes whose program has one of these names.
+func named(names ...string) (pids []int) {
+	for _, pid := range running() {
+		cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		if err != nil {
 			continue
 		}
