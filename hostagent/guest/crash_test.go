@@ -56,9 +56,7 @@ func TestKilledAtEachStep(t *testing.T) {
 	for _, step := range []func() error{
 		func() error { return g.Start(t.Context(), "") },
 		func() error {
-			for r.count() < 2 {
-				time.Sleep(time.Millisecond)
-			}
+			rebooted(t, g, func() bool { return r.count() == 2 })
 			becomes(t, g, Ready)
 			return g.Stop(t.Context(), time.Minute)
 		},

@@ -85,6 +85,16 @@ func becomes(t *testing.T, g *Guest, states ...State) store.Guest {
 	return store.Guest{}
 }
 
+// rebooted waits until a guest has.
+func rebooted(t *testing.T, g *Guest, has func() bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); !has(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("guest has not rebooted: %+v", g.Snapshot())
+		}
+	}
+}
+
 // A guest's whole life.
 func TestLife(t *testing.T) {
 	t.Parallel()
@@ -209,9 +219,7 @@ func TestReboot(t *testing.T) {
 	if err := g.Start(t.Context(), ""); err != nil {
 		t.Fatal(err)
 	}
-	for len(boots) < 3 {
-		time.Sleep(time.Millisecond)
-	}
+	rebooted(t, g, func() bool { return len(boots) == 3 })
 	becomes(t, g, Ready)
 	if _, err := g.Challenge(t.Context(), [32]byte{}); err != nil {
 		t.Errorf("challenge after reboots: %v", err)
