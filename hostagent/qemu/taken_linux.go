@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/secexec/secexec/peer"
 	"github.com/secexec/secexec/proto/network"
 )
 
@@ -47,8 +48,8 @@ func takeTap(ctx context.Context, socket string, queues int) (files []*os.File, 
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	if err := checkServer(conn); err != nil {
-		return nil, nil, err
+	if err := peer.Trusted(conn); err != nil { // a descriptor becomes the guest's
+		return nil, nil, fmt.Errorf("who listens there: %w", err)
 	}
 	// More descriptors than there is room for are dropped by the kernel, with a flag.
 	b, rights := make([]byte, network.MaxSize+1), make([]byte, unix.CmsgSpace(4*MaxNetQueues))
@@ -72,25 +73,6 @@ func takeTap(ctx context.Context, socket string, queues int) (files []*os.File, 
 		return files, nil, fmt.Errorf("%d descriptors came for %d queues", len(files), queues)
 	}
 	return files, b[:n], checkQueues(files)
-}
-
-// checkServer refuses others than root and this process's user: a descriptor
-// becomes the guest's.
-func checkServer(conn *net.UnixConn) error {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var who *unix.Ucred
-	var refused error
-	err = raw.Control(func(fd uintptr) { who, refused = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
-	if err = errors.Join(err, refused); err != nil {
-		return fmt.Errorf("ask who listens: %w", err)
-	}
-	if who.Uid != 0 && int(who.Uid) != os.Geteuid() {
-		return fmt.Errorf("user %d listens there, neither root nor hostagent's", who.Uid)
-	}
-	return nil
 }
 
 // received are the descriptors of a message, also on an error.

@@ -10,6 +10,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/secexec/secexec/peer"
 )
 
 // Offer is a unix socket where hostagent takes over a pod's tap interface, each
@@ -61,23 +63,13 @@ func (o *Offer) Close() error {
 // hand sends one message: the description, with the tap interface's queue. Who
 // asks must be root or this process's user.
 func hand(conn *net.UnixConn, netns string, description []byte) error {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var who *unix.Ucred
-	var refused error
-	err = raw.Control(func(fd uintptr) { who, refused = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
-	if err = errors.Join(err, refused); err != nil {
-		return fmt.Errorf("ask who connects: %w", err)
-	}
-	if who.Uid != 0 && int(who.Uid) != os.Geteuid() {
-		return fmt.Errorf("user %d asks, who is not root", who.Uid)
+	if err := peer.Trusted(conn); err != nil {
+		return fmt.Errorf("who connects: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	var tap *os.File
-	err = within(ctx, netns, func(h *netlink.Handle) error {
+	err := within(ctx, netns, func(h *netlink.Handle) (err error) {
 		if _, err := h.LinkByName(Tap); err != nil {
 			return fmt.Errorf("find %s: %w", Tap, err)
 		}
