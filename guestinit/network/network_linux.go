@@ -1,7 +1,7 @@
 // Package network brings up the network of a guest whose program guestinit
 // supervises: loopback, one interface, static addresses, DHCP or the host's
-// description, name servers, host name. It speaks to the kernel by rtnetlink and to the DHCP server
-// itself: guestinit has no room for libraries that do more.
+// description, name servers, host name. It speaks to the kernel by rtnetlink and to
+// the DHCP server itself: guestinit has no room for libraries that do more.
 //
 // The network is the host's. Nothing from it is believed but addresses within
 // bounds: docs/network.md.
@@ -28,9 +28,7 @@ import (
 // port that learns first come up.
 const Wait = 30 * time.Second
 
-const (
-	lookEvery = 10 * time.Millisecond // for the interface and its carrier
-)
+const lookEvery = 10 * time.Millisecond // for the interface, its carrier and the host's description
 
 // Errors of Up.
 var (
